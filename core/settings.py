@@ -1,0 +1,163 @@
+"""Where things live: the environment (and `.env`), read once.
+
+What changes a model is not here but in its home's `params.yaml` (core/params.py).
+Unknown keys in `.env`, and unknown `EMEND_` variables, fail at start by name. Secrets print as `***`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import ConfigurationError
+
+
+def _named(name: str) -> AliasChoices:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    # Where state lives.
+    data_dir: Path = Field(Path("data"), validation_alias=_named("EMEND_DATA_DIR"))
+    database_url_setting: SecretStr | None = Field(
+        None, validation_alias=_named("DATABASE_URL")
+    )
+    mlflow_tracking_uri_setting: str | None = Field(
+        None, validation_alias=_named("MLFLOW_TRACKING_URI")
+    )
+    dvc_remote_url: str | None = Field(None, validation_alias=_named("DVC_REMOTE_URL"))
+
+    # Who listens where. Loopback unless told otherwise.
+    host: str = Field("127.0.0.1", validation_alias=_named("EMEND_HOST"))
+    api_port: int = Field(8000, validation_alias=_named("EMEND_API_PORT"))
+    serving_port: int = Field(5002, validation_alias=_named("EMEND_SERVING_PORT"))
+    mlflow_port: int = Field(5000, validation_alias=_named("EMEND_MLFLOW_PORT"))
+    viewer_port: int = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
+    ui_port: int = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
+    orchestrator_port: int = Field(
+        9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT")
+    )
+    serving_url_setting: str | None = Field(
+        None, validation_alias=_named("EMEND_SERVING_URL")
+    )
+    default_model: str = Field(
+        "doodles", validation_alias=_named("EMEND_DEFAULT_MODEL")
+    )
+
+    # How much, how long.
+    max_body_bytes: int = Field(
+        10_000_000, validation_alias=_named("EMEND_MAX_BODY_BYTES")
+    )
+    history_days: int = Field(30, ge=1, validation_alias=_named("EMEND_HISTORY_DAYS"))
+    schedule_tz: str = Field("UTC", validation_alias=_named("SCHEDULE_TZ"))
+
+    # Telling people.
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        "auto", validation_alias=_named("LOG_FORMAT")
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=_named("LOG_LEVEL")
+    )
+    sentry_dsn: SecretStr | None = Field(None, validation_alias=_named("SENTRY_DSN"))
+
+    @field_validator("schedule_tz")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError) as exc:
+            raise ValueError(
+                f"{value!r} is not an IANA time zone, e.g. Europe/Berlin"
+            ) from exc
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """The DATABASE_URL, else the embedded server's own address (which must be running)."""
+        if self.database_url_setting is not None:
+            return sqlalchemy_url(self.database_url_setting.get_secret_value())
+        return embedded_database_url(self.data_dir)
+
+    @property
+    def mlflow_tracking_uri(self) -> str:
+        return (
+            self.mlflow_tracking_uri_setting or f"http://127.0.0.1:{self.mlflow_port}"
+        )
+
+    @property
+    def serving_url(self) -> str:
+        return self.serving_url_setting or f"http://127.0.0.1:{self.serving_port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def viewer_url(self) -> str:
+        return f"http://127.0.0.1:{self.viewer_port}"
+
+
+def sqlalchemy_url(url: str, database: str | None = None) -> str:
+    """The URL with the driver we ship: plain `postgresql://` would mean psycopg 3 to SQLAlchemy 2.1."""
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            url = "postgresql+psycopg2://" + url.removeprefix(scheme)
+    return url
+
+
+def embedded_database_url(data_dir: Path, database: str = "emend") -> str:
+    """Address of the embedded PostgreSQL, from the socket directory its postmaster.pid names."""
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    try:
+        lines = pid_file.read_text().splitlines()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"no database: DATABASE_URL is not set and no embedded PostgreSQL runs in {data_dir / 'postgres'}; "
+            "start it with `make up`, or set DATABASE_URL"
+        ) from exc
+    port, socket_dir = lines[3], lines[4]
+    if socket_dir:
+        return f"postgresql+psycopg2://postgres@/{database}?host={quote(socket_dir, safe='')}&port={port}"
+    return f"postgresql+psycopg2://postgres@127.0.0.1:{port}/{database}"
+
+
+def _reject_unknown_environment() -> None:
+    known = {
+        choice
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+    }
+    unknown = sorted(
+        name for name in os.environ if name.startswith("EMEND_") and name not in known
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"unknown setting {', '.join(unknown)} in the environment; the known ones are in .env.example"
+        )
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Raises ConfigurationError that names every key at fault."""
+    _reject_unknown_environment()
+    try:
+        return Settings()
+    except ValidationError as exc:
+        faults = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in exc.errors()
+        )
+        raise ConfigurationError(
+            f"settings: {faults}; the known ones are in .env.example"
+        ) from exc
