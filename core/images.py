@@ -21,9 +21,7 @@ from core.errors import InvalidImage
 Pixels = NDArray[np.uint8]  # (H, W) for mode L, (H, W, 3) for mode RGB
 Split = Literal["train", "validation", "holdout"]
 
-MAX_PIXELS = (
-    40_000_000  # 40 megapixels: a phone's photo passes, a decompression bomb does not
-)
+MAX_PIXELS = 40_000_000  # 40 megapixels: a phone's photo passes, a decompression bomb does not
 MAX_ORIGINAL_SIDE = 1024
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -39,11 +37,7 @@ class InputSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (
-            (self.height, self.width)
-            if self.mode == "L"
-            else (self.height, self.width, 3)
-        )
+        return (self.height, self.width) if self.mode == "L" else (self.height, self.width, 3)
 
     @property
     def size_bytes(self) -> int:
@@ -69,9 +63,7 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
         return Decoded(pixels, None, name_of(pixels))
     original = open_image(data, spec)
     pixels = fit(original, spec)
-    same = original.size == (spec.width, spec.height) and np.array_equal(
-        np.asarray(original), pixels
-    )
+    same = original.size == (spec.width, spec.height) and np.array_equal(np.asarray(original), pixels)
     return Decoded(pixels, None if same else original, name_of(pixels))
 
 
@@ -82,9 +74,7 @@ def open_image(data: bytes, spec: InputSpec | None = None) -> Image.Image:
         try:
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image)
-            if (
-                image.format == "JPEG"
-            ):  # decodes at a fraction of the cost when it will be shrunk anyway
+            if image.format == "JPEG":  # decodes at a fraction of the cost when it will be shrunk anyway
                 image.draft(
                     "RGB" if image.mode == "RGB" else None,
                     (MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE),
@@ -100,9 +90,7 @@ def open_image(data: bytes, spec: InputSpec | None = None) -> Image.Image:
             raise
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others on damaged files.
         except Exception as exc:
-            raise InvalidImage(
-                "image file is damaged or cut off; send the whole file"
-            ) from exc
+            raise InvalidImage("image file is damaged or cut off; send the whole file") from exc
     upright = ImageOps.exif_transpose(image)
     plain = _flatten(upright)
     plain.thumbnail((MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE), Image.Resampling.LANCZOS)
@@ -117,15 +105,11 @@ def fit(image: Image.Image, spec: InputSpec) -> Pixels:
     light ink on dark paper, cropped to their ink, and centred as the data set's own bitmaps are.
     """
     converted = image if image.mode == spec.mode else image.convert(spec.mode)
-    if converted.size == (spec.width, spec.height) and not (
-        spec.drawing and _light_background(converted)
-    ):
+    if converted.size == (spec.width, spec.height) and not (spec.drawing and _light_background(converted)):
         return np.asarray(converted, dtype=np.uint8)
     if spec.drawing:
         return _as_drawing(converted, spec)
-    fitted = ImageOps.fit(
-        converted, (spec.width, spec.height), method=Image.Resampling.BOX
-    )
+    fitted = ImageOps.fit(converted, (spec.width, spec.height), method=Image.Resampling.BOX)
     return np.asarray(fitted, dtype=np.uint8)
 
 
@@ -145,9 +129,7 @@ def split_of(sha256: str) -> Split:
 def encode_png(pixels: Pixels | Image.Image) -> bytes:
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
-    image.save(
-        buffer, format="PNG", compress_level=1
-    )  # level 6 is 3 times slower for 5 % fewer bytes
+    image.save(buffer, format="PNG", compress_level=1)  # level 6 is 3 times slower for 5 % fewer bytes
     return buffer.getvalue()
 
 
@@ -164,14 +146,8 @@ def _looks_encoded(data: bytes) -> bool:
 
 
 def _not_an_image(data: bytes, spec: InputSpec | None) -> str:
-    raw = (
-        f"; or {spec.size_bytes} raw bytes ({spec.width}x{spec.height})"
-        if spec is not None
-        else ""
-    )
-    return (
-        f"{len(data)} bytes that are no PNG, JPEG or WebP image; send one of these{raw}"
-    )
+    raw = f"; or {spec.size_bytes} raw bytes ({spec.width}x{spec.height})" if spec is not None else ""
+    return f"{len(data)} bytes that are no PNG, JPEG or WebP image; send one of these{raw}"
 
 
 def _check_size(image: Image.Image) -> None:
@@ -185,11 +161,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     """L or RGB; transparency becomes white paper."""
     if image.mode.startswith(("I", "F")):  # 16 bits and more a pixel
         array = np.asarray(image, dtype=np.float64)
-        scale = (
-            255.0 / 65535.0
-            if image.mode.startswith("I;16") or array.max(initial=0) > 255
-            else 1.0
-        )
+        scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or array.max(initial=0) > 255 else 1.0
         return Image.fromarray((array * scale).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")

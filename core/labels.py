@@ -16,28 +16,20 @@ _FORBIDDEN = set('/\\:*?"<>|\x00')  # no path tricks, on any system
 def normalise(label: str) -> str:
     """Raises InvalidLabel, which says what is wrong without repeating a long label."""
     if len(label) > 4 * MAX_LABEL_CHARACTERS:
-        raise InvalidLabel(
-            f"label has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are allowed"
-        )
+        raise InvalidLabel(f"label has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are allowed")
     text = " ".join(unicodedata.normalize("NFC", label).split())
     if not text:
         raise InvalidLabel("label is empty; say what the image shows")
     if len(text) > MAX_LABEL_CHARACTERS or len(text.encode()) > 200:
-        raise InvalidLabel(
-            f"label has {len(text)} characters; at most {MAX_LABEL_CHARACTERS} are allowed"
-        )
-    bad = sorted(
-        {c for c in text if c in _FORBIDDEN or unicodedata.category(c)[0] == "C"}
-    )
+        raise InvalidLabel(f"label has {len(text)} characters; at most {MAX_LABEL_CHARACTERS} are allowed")
+    bad = sorted({c for c in text if c in _FORBIDDEN or unicodedata.category(c)[0] == "C"})
     if bad:
         named = ", ".join(f"U+{ord(c):04X}" for c in bad[:5])
         raise InvalidLabel(
             f"label has characters that are not allowed ({named}); use letters, digits and spaces"
         )
     if not any(unicodedata.category(c)[0] in "LNS" for c in text):
-        raise InvalidLabel(
-            "label has no letter, digit or symbol; say what the image shows"
-        )
+        raise InvalidLabel("label has no letter, digit or symbol; say what the image shows")
     if text.startswith("."):
         raise InvalidLabel("label starts with a dot; start it with a letter")
     return text

@@ -24,18 +24,12 @@ def _named(name: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True)
 
     # Where state lives.
     data_dir: Path = Field(Path("data"), validation_alias=_named("EMEND_DATA_DIR"))
-    database_url_setting: SecretStr | None = Field(
-        None, validation_alias=_named("DATABASE_URL")
-    )
-    mlflow_tracking_uri_setting: str | None = Field(
-        None, validation_alias=_named("MLFLOW_TRACKING_URI")
-    )
+    database_url_setting: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL"))
+    mlflow_tracking_uri_setting: str | None = Field(None, validation_alias=_named("MLFLOW_TRACKING_URI"))
     dvc_remote_url: str | None = Field(None, validation_alias=_named("DVC_REMOTE_URL"))
 
     # Who listens where. Loopback unless told otherwise.
@@ -45,27 +39,17 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, validation_alias=_named("EMEND_MLFLOW_PORT"))
     viewer_port: int = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
     ui_port: int = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
-    orchestrator_port: int = Field(
-        9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT")
-    )
-    serving_url_setting: str | None = Field(
-        None, validation_alias=_named("EMEND_SERVING_URL")
-    )
-    default_model: str = Field(
-        "doodles", validation_alias=_named("EMEND_DEFAULT_MODEL")
-    )
+    orchestrator_port: int = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
+    serving_url_setting: str | None = Field(None, validation_alias=_named("EMEND_SERVING_URL"))
+    default_model: str = Field("doodles", validation_alias=_named("EMEND_DEFAULT_MODEL"))
 
     # How much, how long.
-    max_body_bytes: int = Field(
-        10_000_000, validation_alias=_named("EMEND_MAX_BODY_BYTES")
-    )
+    max_body_bytes: int = Field(10_000_000, validation_alias=_named("EMEND_MAX_BODY_BYTES"))
     history_days: int = Field(30, ge=1, validation_alias=_named("EMEND_HISTORY_DAYS"))
     schedule_tz: str = Field("UTC", validation_alias=_named("SCHEDULE_TZ"))
 
     # Telling people.
-    log_format: Literal["auto", "json", "pretty"] = Field(
-        "auto", validation_alias=_named("LOG_FORMAT")
-    )
+    log_format: Literal["auto", "json", "pretty"] = Field("auto", validation_alias=_named("LOG_FORMAT"))
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=_named("LOG_LEVEL")
     )
@@ -77,9 +61,7 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError) as exc:
-            raise ValueError(
-                f"{value!r} is not an IANA time zone, e.g. Europe/Berlin"
-            ) from exc
+            raise ValueError(f"{value!r} is not an IANA time zone, e.g. Europe/Berlin") from exc
         return value
 
     @property
@@ -91,9 +73,7 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_tracking_uri(self) -> str:
-        return (
-            self.mlflow_tracking_uri_setting or f"http://127.0.0.1:{self.mlflow_port}"
-        )
+        return self.mlflow_tracking_uri_setting or f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
     def serving_url(self) -> str:
@@ -139,9 +119,7 @@ def _reject_unknown_environment() -> None:
         if isinstance(field.validation_alias, AliasChoices)
         for choice in field.validation_alias.choices
     }
-    unknown = sorted(
-        name for name in os.environ if name.startswith("EMEND_") and name not in known
-    )
+    unknown = sorted(name for name in os.environ if name.startswith("EMEND_") and name not in known)
     if unknown:
         raise ConfigurationError(
             f"unknown setting {', '.join(unknown)} in the environment; the known ones are in .env.example"
@@ -155,9 +133,5 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        faults = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in exc.errors()
-        )
-        raise ConfigurationError(
-            f"settings: {faults}; the known ones are in .env.example"
-        ) from exc
+        faults = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in exc.errors())
+        raise ConfigurationError(f"settings: {faults}; the known ones are in .env.example") from exc

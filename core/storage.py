@@ -34,9 +34,7 @@ def write_json(path: Path, value: Any) -> None:
     """Sorted keys and no timestamps of its own: the same value gives the same bytes."""
     write_atomically(
         path,
-        (
-            json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        ).encode(),
+        (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
     )
 
 

@@ -1,0 +1,393 @@
+"""The database: tables, and how processes reach it.
+
+The tables hold the invariants: states are enums, one active run per model is a partial unique index, the
+ledger and the transitions refuse to be rewritten (triggers in migrations/). Schema changes go through Alembic;
+a test compares `Base.metadata` with what the migrations make.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Double,
+    Engine,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from core.errors import Unavailable
+from core.settings import settings
+
+EVENTS_CHANNEL = "emend_events"  # NOTIFY only wakes; rows say what happened
+QUEUE_CHANNEL = "emend_queue"
+
+
+class CategoryState(enum.StrEnum):
+    pending = enum.auto()
+    active = enum.auto()
+    retired = enum.auto()
+
+
+class CorrectionStatus(enum.StrEnum):
+    accepted = enum.auto()
+    quarantined = enum.auto()
+    merged = enum.auto()  # in a dataset version, in its train split
+    exam = enum.auto()  # in a dataset version, in validation or holdout: never trained on
+    superseded = enum.auto()  # a duplicate, or relabelled by a later correction of the same image
+
+
+class ImportStatus(enum.StrEnum):
+    staged = enum.auto()
+    merged = enum.auto()
+
+
+class RunStatus(enum.StrEnum):
+    queued = enum.auto()
+    running = enum.auto()
+    succeeded = enum.auto()
+    failed = enum.auto()
+    interrupted = enum.auto()
+    cancelled = enum.auto()
+    halted = enum.auto()
+    rejected = enum.auto()
+
+
+class StageStatus(enum.StrEnum):
+    running = enum.auto()
+    succeeded = enum.auto()
+    failed = enum.auto()
+    interrupted = enum.auto()
+    cancelled = enum.auto()
+    halted = enum.auto()
+
+
+class Trigger(enum.StrEnum):
+    manual = enum.auto()
+    schedule = enum.auto()
+    threshold = enum.auto()
+    initial = enum.auto()
+
+
+class LedgerAction(enum.StrEnum):
+    promote = enum.auto()
+    rollback = enum.auto()
+
+
+class LedgerOutcome(enum.StrEnum):
+    done = enum.auto()
+    reverted = enum.auto()  # the model server did not answer with it in time; champion moved back
+    abandoned = enum.auto()  # interrupted before the alias moved
+
+
+ACTIVE_RUN = (RunStatus.queued, RunStatus.running)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        dict[str, Any]: JSONB(),
+        list[str]: ARRAY(Text()),
+        UUID: PG_UUID(),
+        float: Double(),
+        bytes: LargeBinary(),
+    }
+
+
+def _enum(kind: type[enum.StrEnum], name: str) -> Enum:
+    return Enum(kind, name=name, values_callable=lambda e: [m.value for m in e])
+
+
+class Model(Base):
+    """A named classification task. params: its home's params.yaml as the latest run read it."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    params: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    promotion_paused_at: Mapped[datetime | None]  # after a rollback, until a person resumes it
+    schedule_seen_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # the last cron firing dealt with
+
+
+class Category(Base):
+    """id is permanent within the model; name is normalised; key is what spellings have in common."""
+
+    __tablename__ = "categories"
+    __table_args__ = (UniqueConstraint("model", "key"),)
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    key: Mapped[str]
+    aliases: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    state: Mapped[CategoryState] = mapped_column(_enum(CategoryState, "category_state"))
+    images: Mapped[int] = mapped_column(
+        Integer, server_default="0"
+    )  # in the latest dataset version, all splits
+    train_images: Mapped[int] = mapped_column(Integer, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Correction(Base):
+    """An actor's statement about an image. Append-only but for status, reason and dataset_version.
+
+    prediction_id has no foreign key: a correction may arrive before its prediction's history row is written.
+    """
+
+    __tablename__ = "corrections"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "category_id"], ["categories.model", "categories.id"]),
+        UniqueConstraint("actor", "idempotency_key"),
+        Index(
+            "ix_corrections_waiting",
+            "model",
+            "received_at",
+            postgresql_where=text("status = 'accepted'"),
+        ),
+        Index("ix_corrections_model_image_sha256", "model", "image_sha256"),
+        Index("ix_corrections_prediction_id", "prediction_id"),
+        CheckConstraint("length(image_sha256) = 64", name="sha256"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    image_sha256: Mapped[str]
+    category_id: Mapped[int]
+    label: Mapped[str]
+    actor: Mapped[str]
+    source: Mapped[str] = mapped_column(server_default="correction")  # or "sample"
+    prediction_id: Mapped[UUID | None]
+    idempotency_key: Mapped[str | None]
+    request_sha256: Mapped[str]
+    status: Mapped[CorrectionStatus] = mapped_column(_enum(CorrectionStatus, "correction_status"))
+    reason: Mapped[str | None]
+    dataset_version: Mapped[int | None]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Import(Base):
+    """A staged shard: `file` is relative to the model's home."""
+
+    __tablename__ = "imports"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), index=True)
+    file: Mapped[str]
+    source: Mapped[str]  # "import" or "generated"
+    images: Mapped[int]
+    status: Mapped[ImportStatus] = mapped_column(_enum(ImportStatus, "import_status"))
+    dataset_version: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Prediction(Base):
+    """History: partitioned by day (core/history partitions are made ahead by the gateway, dropped by cleanup)."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (
+        Index("ix_predictions_model_id", "model", "id"),
+        {"postgresql_partition_by": "RANGE (created_at)"},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)  # UUIDv7
+    created_at: Mapped[datetime] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[int | None]  # None: a stock model server answered
+    label: Mapped[str]
+    confidence: Mapped[float]
+    probabilities: Mapped[dict[str, Any]]
+    image_sha256: Mapped[str]
+    pixels: Mapped[bytes]  # PNG of the model's input
+    filename: Mapped[str | None]
+    actor: Mapped[str | None]
+
+
+class Run(Base):
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index(
+            "uq_runs_one_active_per_model",
+            "model",
+            unique=True,
+            postgresql_where=text("status in ('queued', 'running')"),
+        ),
+        Index("ix_runs_model_id", "model", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    trigger: Mapped[Trigger] = mapped_column(_enum(Trigger, "run_trigger"))
+    force: Mapped[bool] = mapped_column(Boolean, server_default="false")
+    requested_by: Mapped[str]
+    status: Mapped[RunStatus] = mapped_column(_enum(RunStatus, "run_status"))
+    message: Mapped[str | None]  # why it ended as it did, in one sentence
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, server_default="false")
+    new_images: Mapped[int | None]
+    dataset_version: Mapped[int | None]
+    version: Mapped[int | None]  # the model version it registered
+    verdict: Mapped[dict[str, Any] | None]
+    mlflow_run_id: Mapped[str | None]
+    requested_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Stage(Base):
+    """The present state of a stage of a run; its history is in transitions."""
+
+    __tablename__ = "stages"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(SmallInteger)
+    status: Mapped[StageStatus] = mapped_column(_enum(StageStatus, "stage_status"))
+    attempt: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    duration_seconds: Mapped[float | None]
+    figures: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    message: Mapped[str | None]
+
+
+class Transition(Base):
+    """Append-only: every change of state of a run (stage is None) or of one of its stages, and training's figures."""
+
+    __tablename__ = "transitions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    model: Mapped[str]
+    stage: Mapped[str | None]
+    status: Mapped[str]
+    message: Mapped[str | None]
+    figures: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Version(Base):
+    """A version in the registry, with what the database must know of it."""
+
+    __tablename__ = "versions"
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), unique=True)
+    dataset_version: Mapped[int]
+    category_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer))  # what it can answer, in output order
+    figures: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Outcome(Base):
+    """Does a version get a correction right? Kept per version, so receipts survive a rollback."""
+
+    __tablename__ = "outcomes"
+    __table_args__ = (ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),)
+
+    correction_id: Mapped[UUID] = mapped_column(ForeignKey("corrections.id"), primary_key=True)
+    model: Mapped[str]
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    label: Mapped[str]
+    correct: Mapped[bool]
+
+
+class LedgerEntry(Base):
+    """The promotions: an intent row written before the alias moves, closed once after."""
+
+    __tablename__ = "promotions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), index=True)
+    action: Mapped[LedgerAction] = mapped_column(_enum(LedgerAction, "ledger_action"))
+    version: Mapped[int]
+    replaced_version: Mapped[int | None]
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    actor: Mapped[str]  # who or what
+    reason: Mapped[str]
+    opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    outcome: Mapped[LedgerOutcome | None] = mapped_column(_enum(LedgerOutcome, "ledger_outcome"))
+    closed_at: Mapped[datetime | None]
+
+
+def make_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """Connections are tried before use, so a restarted database costs a reconnect, not an error."""
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 3,
+            "application_name": "emend",
+            "options": "-c timezone=UTC",
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def engine() -> Engine:
+    return make_engine(settings().database_url)
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """One transaction: committed when the block ends well. Raises Unavailable when the database is away."""
+    try:
+        with sessionmaker(engine(), expire_on_commit=False).begin() as opened:
+            yield opened
+    except DBAPIError as exc:
+        if isinstance(exc, OperationalError) or exc.connection_invalidated:
+            raise Unavailable("the database does not answer; try again in a moment") from exc
+        raise
+
+
+def migrate(url: str) -> None:
+    """Brings the schema to the newest revision. Safe to run by several processes: a lock orders them."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
+    config.attributes["url"] = url
+    command.upgrade(config, "head")

@@ -1,0 +1,193 @@
+"""What every HTTP service shares: the one error shape, request ids, body limits, metrics, offline docs.
+
+    app = web.application("gateway", "what it does", lifespan=...)
+    web.serve(app, port)
+
+A request id comes from `X-Request-Id` (if it is a sane one) or is made here, is on every log line of the
+request, and goes back in the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from core import __version__, telemetry
+from core.errors import EmendError, InvalidInput, NotFound, TooLarge, Unavailable
+from core.settings import settings
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_log = telemetry.get_logger("web")
+
+
+def application(
+    service: str,
+    description: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    app = FastAPI(
+        title=f"Emend {service}",
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its script from elsewhere; see core/docs_page.py
+        redoc_url=None,
+        exception_handlers={
+            EmendError: _emend_error,
+            RequestValidationError: _validation_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
+    )
+    app.add_middleware(Observed, service=service)
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve(app: FastAPI, port: int, service: str) -> None:
+    """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
+    telemetry.configure(service)
+    uvicorn.run(
+        app,
+        host=settings().host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )
+
+
+class Observed:
+    """ASGI middleware: request id, body limit, one log line and two metrics a request."""
+
+    def __init__(self, app: ASGIApp, service: str) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else str(uuid7())
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        telemetry.bind(request_id=request_id)
+        started = time.perf_counter()
+        status = 500
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            limit = settings().max_body_bytes
+            declared = headers.get(b"content-length", b"")
+            if declared.isdigit() and int(declared) > limit:
+                await _answer(TooLarge(_too_large(limit)))(scope, receive, observed_send)
+            else:
+                await self.app(scope, _limited(receive, limit), observed_send)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            telemetry.REQUESTS.labels(self.service, _known_method(scope["method"]), route, str(status)).inc()
+            telemetry.REQUEST_SECONDS.labels(self.service, route).observe(seconds)
+            if route not in ("/metrics", "/healthz", "/readyz"):
+                _log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round(seconds * 1000, 1),
+                )
+
+
+def _limited(receive: Receive, limit_bytes: int) -> Receive:
+    """Counts the body as it comes: a missing or false Content-Length cannot fill the memory."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit_bytes:
+                raise TooLarge(_too_large(limit_bytes))
+        return message
+
+    return counted
+
+
+def _too_large(limit_bytes: int) -> str:
+    return f"request body is larger than {limit_bytes / 1e6:g} MB; send a smaller image, or fewer at once"
+
+
+def _known_method(method: str) -> str:
+    return method if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
+
+
+def _answer(error: EmendError) -> JSONResponse:
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return JSONResponse(error.as_json(), status_code=error.status, headers=headers)
+
+
+async def _emend_error(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, EmendError)
+    if exc.status >= 500:
+        _log.warning("refused", code=exc.code, reason=exc.message)
+    return _answer(exc)
+
+
+async def _validation_error(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    first = exc.errors()[0]
+    where = [str(p) for p in first["loc"] if p not in ("body", "query", "path", "header")]
+    if first["type"] == "json_invalid":
+        return _answer(InvalidInput("request body is not valid JSON; see /docs for an example"))
+    field = ".".join(where) or None
+    # Only the rule's own words: pydantic's `input` would echo what was sent.
+    return _answer(InvalidInput(f"{field or 'request'}: {first['msg'][:300]}; see /docs", field=field))
+
+
+async def _http_error(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    if isinstance(exc.__cause__, EmendError):  # FastAPI wraps what reading the body raised
+        return _answer(exc.__cause__)
+    if exc.status_code == 404:
+        return _answer(NotFound("there is nothing at this address; see /docs"))
+    body = {"error": {"code": f"http_{exc.status_code}", "message": str(exc.detail)[:300]}}
+    return JSONResponse(body, status_code=exc.status_code, headers=dict(exc.headers or {}))
+
+
+async def _unexpected_error(request: Request, exc: Exception) -> JSONResponse:
+    request_id = request.scope.get("state", {}).get("request_id", "unknown")
+    _log.error("unexpected error", exc_info=exc)
+    return _answer(EmendError(f"something went wrong here; the log has it under request id {request_id}"))
