@@ -69,7 +69,7 @@ class ArtifactError(RegistryError):
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model. `aliases` is empty in what `versions` returns (MLflow leaves them out)."""
+    """A version of a registered model. `Registry.versions` leaves `aliases` empty, as MLflow does."""
 
     name: str
     version: int
@@ -284,7 +284,7 @@ class Registry:
             for path, size_bytes in self._files(root):
                 self._fetch(f"{root}/{path}", partial / path, size_bytes)
             write_json(partial / "version.json", identity(found))
-            os.rename(partial, directory)
+            partial.rename(directory)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -1,0 +1,33 @@
+"""Runs the model server: `python -m serving`. Settings say where (core/settings.py)."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from core import telemetry
+from core.registry import Registry
+from core.settings import settings
+from serving.app import create_app
+from serving.follower import Follower
+from serving.versions import Versions
+
+
+def main() -> None:
+    here = settings()
+    telemetry.configure("serving")
+    with Registry(here.mlflow_tracking_uri, timeout_seconds=5) as registry:
+        versions = Versions(here.default_model)
+        follower = Follower(registry, versions, here.data_dir / "serving")
+        uvicorn.run(
+            create_app(versions, follower),
+            host=here.host,
+            port=here.serving_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The HTTP side of the model server.
+
+    POST /invocations               the default model
+    POST /models/<name>/invocations
+    GET  /ping, /health             200 when at least one model answers, 503 until then
+    GET  /version                   which versions answer, which were turned down and why
+    GET  /metrics
+
+Parsing, inference and rendering run in a few threads, so the event loop stays free for health checks and
+slow clients. What a request may cost is bounded: its body in size and time, and how many are held at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core import telemetry
+from serving import metrics
+from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
+from serving.follower import Follower
+from serving.protocol import MOST_BODY_BYTES, parse, render
+from serving.versions import LoadedVersion, Versions
+
+_THREADS = 4
+_MOST_REQUESTS_AT_ONCE = 128
+_BODY_TIMEOUT_SECONDS = 10.0
+
+log = telemetry.get_logger(__name__)
+
+
+class ModelServer:
+    """The application's state and its endpoints."""
+
+    def __init__(self, versions: Versions, follower: Follower) -> None:
+        self._versions = versions
+        self._follower = follower
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="inference")
+        self._in_progress = 0
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._follower.load_cached)
+        self._follower.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._follower.stop)
+            self._threads.shutdown()
+
+    async def invoke_default(self, request: Request) -> Response:
+        return await self._invoke(request, self._versions.default_model)
+
+    async def invoke_named(self, request: Request) -> Response:
+        return await self._invoke(request, request.path_params["name"])
+
+    async def health(self, _: Request) -> Response:
+        """As MLflow's: an empty line; the status says it all."""
+        return Response("\n", 200 if self._versions.ready() else 503, media_type="application/json")
+
+    async def version(self, _: Request) -> Response:
+        return JSONResponse(self._versions.as_json())
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _invoke(self, request: Request, name: str) -> Response:
+        known = name == self._versions.default_model or self._versions.peek(name) is not None
+        label = name if known else ""  # else anybody could make any number of time series
+        version, status = "", 500
+        try:
+            self._versions.live(name)
+            with _Place(self):
+                body = await _read(request)
+                # Taken only now: a slow upload is answered by the version of the moment, and pins no old one.
+                loaded = self._versions.live(name)
+                version = str(loaded.version)
+                response = await self._answer(loaded, body, request.headers.get("content-type", ""))
+            status = response.status_code
+            return response
+        except ServingError as exc:
+            status = exc.status
+            return _error(exc)
+        finally:
+            metrics.SCORED.labels(label, version, str(status)).inc()
+
+    async def _answer(self, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        answer, count = await loop.run_in_executor(self._threads, _score, loaded, body, content_type)
+        version = str(loaded.version)
+        metrics.SCORE_SECONDS.labels(loaded.name, version).observe(time.perf_counter() - started)
+        metrics.IMAGES.labels(loaded.name, version).inc(count)
+        headers = {"Emend-Model": loaded.name, "Emend-Version": version}
+        return Response(answer, headers=headers, media_type="application/json")
+
+
+class _Place:
+    """One of the requests held at once. Raises NotReady when there is none left."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        if self._server._in_progress >= _MOST_REQUESTS_AT_ONCE:
+            raise NotReady(f"{_MOST_REQUESTS_AT_ONCE} requests are in progress; try again in a moment")
+        self._server._in_progress += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._server._in_progress -= 1
+
+
+def create_app(versions: Versions, follower: Follower) -> Starlette:
+    server = ModelServer(versions, follower)
+    return Starlette(
+        routes=[
+            Route("/invocations", server.invoke_default, methods=["POST"]),
+            Route("/models/{name}/invocations", server.invoke_named, methods=["POST"]),
+            Route("/ping", server.health),
+            Route("/health", server.health),
+            Route("/version", server.version),
+            Route("/metrics", server.metrics),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+        lifespan=server.lifespan,
+    )
+
+
+def _score(loaded: LoadedVersion, body: bytes, content_type: str) -> tuple[bytes, int]:
+    pixels = parse(body, content_type, loaded.shape)
+    return render(loaded.probabilities(pixels)), len(pixels)
+
+
+async def _read(request: Request) -> bytes:
+    """The body, if it is small enough and comes soon enough."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > MOST_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError as exc:
+        raise BodyTooSlow(f"the body did not arrive within {_BODY_TIMEOUT_SECONDS:.0f} s") from exc
+    except ClientDisconnect as exc:
+        raise BodyTooSlow("the client went away before its body was whole") from exc
+    return bytes(body)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"a body may have {MOST_BODY_BYTES} bytes; send fewer images at once, or raw pixels")
+
+
+def _error(exc: ServingError) -> Response:
+    headers = {"Retry-After": str(exc.retry_after_seconds)} if isinstance(exc, NotReady) else None
+    if exc.status >= 500 and not isinstance(exc, NotReady):
+        log.error("scoring_failed", reason=exc.message)
+    return _shaped(exc.code, exc.message, exc.status, headers)
+
+
+async def _http_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = "ENDPOINT_NOT_FOUND" if exc.status_code == 404 else "BAD_REQUEST"
+    return _shaped(code, exc.detail, exc.status_code, dict(exc.headers or {}))
+
+
+async def _unexpected(_: Request, exc: Exception) -> Response:
+    """Starlette raises it on after this answer, so the log has the traceback and the client does not."""
+    return _shaped("INTERNAL_ERROR", "the model server failed on this request; its log says why", 500)
+
+
+def _shaped(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    body = json.dumps({"error_code": code, "message": message})
+    return Response(body, status, headers, media_type="application/json")

@@ -1,0 +1,70 @@
+"""A real MLflow tracking server and registry in a folder of its own.
+
+    with MlflowServer(tmp_path) as mlflow:
+        Registry(mlflow.url)
+
+Takes some eight seconds to start: share one among the tests of a module (`scope="module"` or "session").
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+from tests.support.processes import free_port, stop_group, wait_for_http
+
+START_TIMEOUT_SECONDS = 90
+
+
+class MlflowServer:
+    """`mlflow server` on SQLite, one worker, no job runners, artifacts behind its proxy."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Again on the same port and data after a stop."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log = self.directory / "mlflow.log"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}"]
+        command += ["--serve-artifacts", "--artifacts-destination", str(self.directory / "artifacts")]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=mlflow_environment(),
+                start_new_session=True,
+            )
+        wait_for_http(f"{self.url}/health", self._process, log, START_TIMEOUT_SECONDS)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            stop_group(self._process)
+            self._process = None
+
+
+def mlflow_environment() -> dict[str, str]:
+    """For `mlflow` commands: nothing inherited that points elsewhere, no helpers, no telemetry."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    return {
+        **inherited,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }

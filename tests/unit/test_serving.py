@@ -1,0 +1,570 @@
+"""The scoring protocol, loading and swapping of versions, and following, on real tiny graphs without MLflow."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from core.registry import Registry, RegistryUnavailable, Version
+from serving.app import create_app
+from serving.errors import (
+    BadAnswer,
+    BadRequest,
+    NotReady,
+    UnknownModel,
+    UnsupportedContentType,
+    VersionRejected,
+)
+from serving.follower import Follower
+from serving.protocol import MOST_BODY_BYTES, MOST_IMAGES, parse, render
+from serving.versions import Versions, load
+from tests.support.http_server import http_client
+from tests.support.tiny_model import (
+    CATEGORIES,
+    DOODLE,
+    PHOTO,
+    answer,
+    extra_files,
+    graph,
+    images,
+    write_version,
+)
+
+JSON = "application/json"
+RAW = "application/octet-stream"
+
+
+def parsed(payload: Any, shape: tuple[int, ...] = DOODLE) -> Any:
+    return parse(json.dumps(payload).encode(), JSON, shape)
+
+
+# The protocol
+
+
+@pytest.mark.parametrize("shape", [DOODLE, PHOTO])
+def test_every_form_the_stock_server_takes_gives_the_same_pixels(shape: tuple[int, ...]) -> None:
+    pixels = images(shape=shape)
+    listed, flat = pixels.tolist(), pixels.reshape(len(pixels), -1).tolist()
+    for payload in (
+        {"inputs": listed},
+        {"inputs": {"pixels": listed}},
+        {"instances": listed},
+        {"instances": [{"pixels": image} for image in listed]},
+        {"dataframe_split": {"columns": ["pixels"], "data": [[row] for row in flat]}},
+        {"dataframe_records": [{"pixels": row} for row in flat]},
+        {"inputs": pixels.astype(float).tolist(), "params": {}},
+    ):
+        assert np.array_equal(parsed(payload, shape), pixels)
+    assert np.array_equal(parse(pixels.tobytes(), RAW, shape), pixels)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        [1],
+        5,
+        None,
+        {"inputs": [], "instances": []},
+        {"inputs": None},
+        {"inputs": "abc"},
+        {"inputs": []},
+        {"inputs": [[]]},
+        {"inputs": {"ink": []}},
+        {"inputs": np.zeros((28, 28)).tolist()},
+        {"inputs": np.zeros((1, 784)).tolist()},
+        {"inputs": np.zeros((1, 32, 32, 3)).tolist()},
+        {"inputs": [*np.zeros((1, 28, 28)).tolist(), [[0]]]},
+        {"inputs": np.full((1, 28, 28), 256).tolist()},
+        {"inputs": np.full((1, 28, 28), -1).tolist()},
+        {"inputs": np.full((1, 28, 28), 0.5).tolist()},
+        {"inputs": np.full((1, 28, 28), 10**400, dtype=object).tolist()},
+        {"inputs": np.full((1, 28, 28), None).tolist()},
+        {"inputs": np.full((1, 28, 28), "ink").tolist()},
+        {"inputs": np.full((1, 28, 28), "nan").tolist()},
+        {"inputs": [[["x" * 1000] + [0] * 27] + [[0] * 28] * 27]},
+        {"inputs": np.zeros((MOST_IMAGES + 1, 28, 28), int).tolist()},
+        {"instances": [{"pixels": []}, 5]},
+        {"dataframe_split": []},
+        {"dataframe_split": {"columns": ["ink"], "data": []}},
+        {"dataframe_split": {"columns": ["pixels"], "data": [[1, 2]]}},
+        {"dataframe_split": {"columns": ["pixels"], "data": [[[0] * 783]]}},
+        {"dataframe_records": {}},
+        {"dataframe_records": [[0] * 784]},
+    ],
+    ids=lambda payload: str(payload)[:30],
+)
+def test_anything_else_is_a_bad_request(payload: Any) -> None:
+    with pytest.raises(BadRequest):
+        parsed(payload)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'{"inputs": ',
+        b"\xff\xfe",
+        b'{"inputs": [[[NaN]]]}',
+        b'{"inputs": [[[Infinity]]]}',
+        b'{"inputs":' + b"[" * 100_000,
+        b'{"inputs": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda body: str(body)[:20],
+)
+def test_broken_json_is_a_bad_request(body: bytes) -> None:
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        parse(body, JSON, DOODLE)
+
+
+def test_messages_do_not_repeat_the_body() -> None:
+    for body in (b'{"inputs": "swordfish"}', b'"swordfish', b'{"inputs": [["swordfish"]]}'):
+        with pytest.raises(BadRequest) as caught:
+            parse(body, JSON, DOODLE)
+        assert "swordfish" not in caught.value.message
+
+
+@pytest.mark.parametrize("size", [0, 1, 783, 785])
+def test_raw_pixels_must_be_whole_images(size: int) -> None:
+    with pytest.raises(BadRequest):
+        parse(bytes(size), RAW, DOODLE)
+
+
+def test_only_utf8_json_and_raw_pixels_are_taken() -> None:
+    body = json.dumps({"inputs": images().tolist()}).encode()
+    for content_type in ("application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"'):
+        assert len(parse(body, content_type, DOODLE)) == 2
+    for content_type in (
+        "",
+        "text/csv",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=latin-1",
+    ):
+        with pytest.raises(UnsupportedContentType):
+            parse(body, content_type, DOODLE)
+
+
+def test_answer_is_written_as_the_stock_server_writes_it() -> None:
+    # From `mlflow models serve`, MLflow 3.17.
+    stock = b'{"predictions": {"probabilities": [[0.3333333432674408, 0.6666666865348816, 1.3363826214870676e-15]]}}'
+    assert render(np.array([[1 / 3, 2 / 3, 1.3363826214870676e-15]], np.float32)) == stock
+
+
+def test_answer_that_is_not_finite_is_never_sent() -> None:
+    with pytest.raises(BadAnswer):
+        render(np.array([[np.nan, 1]], np.float32))
+
+
+# Loading
+
+
+def good_files(model: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        name.removesuffix(".json"): content for name, content in extra_files(model, images()).items()
+    } | changes
+
+
+def test_loaded_version_answers_as_its_graph(tmp_path: Path) -> None:
+    model = graph(1)
+    loaded = load(write_version(tmp_path, 7, model, **good_files(model)))
+    assert (loaded.name, loaded.version, loaded.shape) == ("doodles", 7, DOODLE)
+    pixels = images(5, seed=3)
+    assert np.allclose(loaded.probabilities(pixels), answer(model, pixels), atol=1e-6)
+
+
+def test_version_without_an_example_is_tried_on_a_blank_image(tmp_path: Path) -> None:
+    load(write_version(tmp_path, 1, graph(1)))
+    with pytest.raises(VersionRejected, match="not finite"):
+        load(write_version(tmp_path, 2, graph(1, nan=True)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"example_answer": extra_files(graph(1), images(), liar=True)["example_answer.json"]},
+            "differently",
+        ),
+        ({"example_answer": {"inputs": images().tolist(), "probabilities": [[1, 0, 0]]}}, "recorded was"),
+        ({"example_answer": {"inputs": images().tolist(), "probabilities": "?"}}, "no usable probabilities"),
+        ({"example_answer": {"inputs": images(shape=PHOTO).tolist()}}, "does not fit its graph"),
+        ({"example_answer": [1]}, "not a JSON object"),
+        ({"categories": {"outputs": []}}, "names 0 outputs, the graph has 3"),
+    ],
+)
+def test_version_whose_files_contradict_its_graph_is_rejected(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    model = graph(1)
+    with pytest.raises(VersionRejected, match=reason):
+        load(write_version(tmp_path, 1, model, **good_files(model, **changes)))
+
+
+def test_version_with_a_broken_graph_is_rejected(tmp_path: Path) -> None:
+    directory = write_version(tmp_path, 1, graph(1))
+    (directory / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(VersionRejected, match="does not load"):
+        load(directory)
+    (directory / "model.onnx").unlink()
+    with pytest.raises(VersionRejected, match="does not load"):
+        load(directory)
+
+
+def test_graph_with_another_contract_is_rejected(tmp_path: Path) -> None:
+    renamed = graph(1)
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "image"
+    with pytest.raises(VersionRejected, match="must map 'pixels'"):
+        load(write_version(tmp_path, 1, renamed))
+    fixed = graph(1)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(VersionRejected, match="only the first may be open"):
+        load(write_version(tmp_path, 2, fixed))
+
+
+# Swapping
+
+
+def test_request_that_has_begun_ends_on_the_version_it_began_with(tmp_path: Path) -> None:
+    versions = Versions("doodles")
+    versions.swap(load(write_version(tmp_path, 1, graph(1))))
+    begun = versions.live("doodles")
+    gone = weakref.ref(begun)
+    versions.swap(load(write_version(tmp_path, 2, graph(2))))
+    assert versions.live("doodles").version == 2
+    assert np.allclose(begun.probabilities(images()), answer(graph(1), images()), atol=1e-6)
+    del begun
+    gc.collect()
+    assert gone() is None  # and with its last request it is freed
+
+
+def test_unknown_model_and_model_without_version_differ() -> None:
+    versions = Versions("doodles")
+    versions.reject("photos", 1, "why")
+    for name in ("doodles", "photos"):
+        with pytest.raises(NotReady):
+            versions.live(name)
+    with pytest.raises(UnknownModel):
+        versions.live("other")
+
+
+# Following
+
+
+class FolderRegistry(Registry):
+    """The registry's answers from folders that `write_version` made; downloads are copies."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("http://127.0.0.1:9")
+        self.source = source
+        self.champions: dict[str, int] = {}
+        self.away = False
+        self.artifacts_away = False
+        self.downloads: list[int] = []
+
+    def aliased(self, alias: str) -> dict[str, int]:
+        if self.away:
+            raise RegistryUnavailable("away")
+        return dict(self.champions)
+
+    def version_by_alias(self, name: str, alias: str) -> Version | None:
+        number = self.champions[name]
+        return Version(
+            name, number, f"models:/m-{number}", "r", {}, (alias,), datetime(2026, 1, 1, tzinfo=UTC)
+        )
+
+    def download(self, name: str, version: int, directory: Path) -> Version:
+        self.downloads.append(version)
+        if self.artifacts_away:
+            raise RegistryUnavailable("artifacts away")
+        shutil.copytree(self.source / name / str(version), directory)
+        found = self.version_by_alias(name, "champion")
+        assert found is not None
+        (directory / "version.json").write_text(
+            json.dumps(
+                {
+                    "name": name,
+                    "version": version,
+                    "source": found.source,
+                    "run_id": found.run_id,
+                    "created_at": found.created_at.isoformat(),
+                }
+            )
+        )
+        return found
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[FolderRegistry]:
+    for number in (1, 2, 3):
+        write_version(tmp_path / "registry", number, graph(number))
+    write_version(tmp_path / "registry", 4, graph(4, nan=True))
+    with FolderRegistry(tmp_path / "registry") as opened:
+        yield opened
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def versions() -> Versions:
+    return Versions("doodles")
+
+
+@pytest.fixture
+def follower(registry: FolderRegistry, versions: Versions, tmp_path: Path, clock: Clock) -> Follower:
+    return Follower(registry, versions, tmp_path / "cache", clock=clock)
+
+
+def promote(registry: FolderRegistry, follower: Follower, version: int) -> None:
+    registry.champions["doodles"] = version
+    follower.poll()
+
+
+def test_champion_is_followed_forth_and_back(
+    registry: FolderRegistry, follower: Follower, versions: Versions
+) -> None:
+    for version in (1, 2, 1):
+        promote(registry, follower, version)
+        assert versions.live("doodles").version == version
+    assert registry.downloads == [1, 2]  # a rollback finds the last one on disk
+
+
+def test_only_the_live_version_and_the_one_before_stay_on_disk(
+    registry: FolderRegistry, follower: Follower, tmp_path: Path
+) -> None:
+    for version in (1, 2, 3):
+        promote(registry, follower, version)
+    assert sorted(p.name for p in (tmp_path / "cache/doodles").iterdir()) == ["2", "3", "live"]
+
+
+def test_version_that_answers_nonsense_is_turned_down_once(
+    registry: FolderRegistry, follower: Follower, versions: Versions
+) -> None:
+    promote(registry, follower, 1)
+    for _ in range(5):
+        promote(registry, follower, 4)
+    assert versions.live("doodles").version == 1
+    assert registry.downloads == [1, 4]
+    assert "not finite" in versions.as_json()["models"]["doodles"]["rejected"]["4"]
+
+
+def test_version_that_cannot_be_fetched_is_tried_ever_more_slowly(
+    registry: FolderRegistry, follower: Follower, versions: Versions, clock: Clock
+) -> None:
+    promote(registry, follower, 1)
+    registry.artifacts_away = True
+    for second in range(60):
+        clock.now = second
+        promote(registry, follower, 2)
+    assert versions.live("doodles").version == 1
+    assert versions.as_json()["models"]["doodles"]["waiting"] == {"version": 2, "reason": "artifacts away"}
+    assert registry.downloads.count(2) == 6  # after 0, 1, 3, 7, 15 and 31 seconds
+    registry.artifacts_away = False
+    clock.now = 120
+    follower.poll()
+    assert versions.live("doodles").version == 2
+    assert versions.as_json()["models"]["doodles"]["waiting"] is None
+
+
+def test_registry_away_changes_nothing(
+    registry: FolderRegistry, follower: Follower, versions: Versions
+) -> None:
+    promote(registry, follower, 1)
+    registry.away = True
+    promote(registry, follower, 2)
+    assert versions.live("doodles").version == 1
+
+
+def test_restart_serves_from_disk_what_was_live_last(
+    registry: FolderRegistry, follower: Follower, tmp_path: Path
+) -> None:
+    for version in (1, 2, 1):
+        promote(registry, follower, version)
+    registry.away = True
+    (tmp_path / "cache/doodles/.3.abc.partial").mkdir()
+    restarted = Versions("doodles")
+    again = Follower(registry, restarted, tmp_path / "cache")
+    again.load_cached()
+    again.poll()
+    assert restarted.live("doodles").version == 1
+    assert not (tmp_path / "cache/doodles/.3.abc.partial").exists()
+    registry.away = False
+    again.poll()
+    assert registry.downloads == [1, 2]
+
+
+def test_damaged_cache_is_fetched_again(registry: FolderRegistry, follower: Follower, tmp_path: Path) -> None:
+    promote(registry, follower, 1)
+    (tmp_path / "cache/doodles/1/model.onnx").write_bytes(b"")
+    restarted = Versions("doodles")
+    again = Follower(registry, restarted, tmp_path / "cache")
+    again.load_cached()
+    again.poll()
+    assert restarted.live("doodles").version == 1
+    assert registry.downloads == [1, 1]
+
+
+def test_same_number_of_a_registry_made_anew_is_another_version(
+    registry: FolderRegistry, follower: Follower, tmp_path: Path
+) -> None:
+    promote(registry, follower, 1)
+    old = tmp_path / "cache/doodles/1/version.json"
+    old.write_text(old.read_text().replace("models:/m-1", "models:/m-of-another-life"))
+    restarted = Versions("doodles")
+    again = Follower(registry, restarted, tmp_path / "cache")
+    again.load_cached()
+    assert restarted.live("doodles").identity["source"] == "models:/m-of-another-life"
+    again.poll()
+    assert restarted.live("doodles").identity["source"] == "models:/m-1"
+
+
+def test_name_that_is_no_folder_is_ignored(
+    registry: FolderRegistry, follower: Follower, versions: Versions
+) -> None:
+    registry.champions["../../etc"] = 1
+    promote(registry, follower, 1)
+    assert versions.ready() == ["doodles"]
+
+
+# Over HTTP
+
+
+@pytest.fixture
+def client(registry: FolderRegistry, versions: Versions, tmp_path: Path) -> Iterator[httpx.Client]:
+    registry.champions["doodles"] = 1
+    follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
+    with http_client(create_app(versions, follower)) as opened:
+        wait_until(lambda: versions.ready() == ["doodles"])
+        yield opened
+
+
+def wait_until(condition: Callable[[], bool], timeout_seconds: float = 10) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_default_and_named_model_answer_with_their_version(client: httpx.Client) -> None:
+    body = {"inputs": images().tolist()}
+    for path in ("/invocations", "/models/doodles/invocations"):
+        response = client.post(path, json=body)
+        assert response.status_code == 200
+        assert (response.headers["Emend-Model"], response.headers["Emend-Version"]) == ("doodles", "1")
+        got = response.json()["predictions"]["probabilities"]
+        assert np.allclose(got, answer(graph(1), images()), atol=1e-6)
+        assert len(got[0]) == len(CATEGORIES)
+    raw = client.post("/invocations", content=images().tobytes(), headers={"Content-Type": RAW})
+    assert raw.content == client.post("/invocations", json=body).content
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "content_type", "status", "code"),
+    [
+        ("/invocations", b"{}", JSON, 400, "BAD_REQUEST"),
+        ("/invocations", b"{}", "text/csv", 415, "BAD_REQUEST"),
+        ("/invocations", bytes(MOST_BODY_BYTES + 1), RAW, 413, "BAD_REQUEST"),
+        ("/models/other/invocations", b"{}", JSON, 404, "RESOURCE_DOES_NOT_EXIST"),
+        ("/models/%2e%2e/invocations", b"{}", JSON, 404, "RESOURCE_DOES_NOT_EXIST"),
+        ("/other", b"{}", JSON, 404, "ENDPOINT_NOT_FOUND"),
+        ("/version", b"{}", JSON, 405, "BAD_REQUEST"),
+    ],
+)
+def test_refusals_have_mlflows_shape(
+    client: httpx.Client, path: str, content: bytes, content_type: str, status: int, code: str
+) -> None:
+    response = client.post(path, content=content, headers={"Content-Type": content_type})
+    assert response.status_code == status
+    assert set(response.json()) == {"error_code", "message"}
+    assert response.json()["error_code"] == code
+
+
+def test_body_without_a_length_is_cut_off_too(client: httpx.Client) -> None:
+    chunks = (bytes(1024 * 1024) for _ in range(6))
+    response = client.post("/invocations", content=chunks, headers={"Content-Type": RAW})
+    assert response.status_code == 413
+
+
+def test_health_is_that_some_model_answers(
+    versions: Versions, registry: FolderRegistry, tmp_path: Path
+) -> None:
+    registry.away = True
+    follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
+    with http_client(create_app(versions, follower)) as client:
+        for path in ("/ping", "/health"):
+            assert client.get(path).status_code == 503
+        refused = client.post("/invocations", json={"inputs": images().tolist()})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        registry.champions["doodles"] = 1
+        registry.away = False
+        wait_until(lambda: versions.ready() == ["doodles"])
+        for path in ("/ping", "/health"):
+            assert (client.get(path).status_code, client.get(path).text) == (200, "\n")
+
+
+def test_version_tells_what_answers_and_what_was_turned_down(
+    client: httpx.Client, registry: FolderRegistry, versions: Versions
+) -> None:
+    registry.champions["doodles"] = 4
+    wait_until(lambda: bool(versions.as_json()["models"]["doodles"]["rejected"]))
+    state = client.get("/version").json()["models"]["doodles"]
+    assert state["version"] == 1
+    assert datetime.fromisoformat(state["loaded_at"]).tzinfo is not None
+    assert list(state["rejected"]) == ["4"]
+
+
+def test_metrics_count_by_version(client: httpx.Client) -> None:
+    client.post("/invocations", json={"inputs": images(3).tolist()})
+    text = client.get("/metrics").text
+    assert 'emend_serving_live_version{model="doodles"} 1.0' in text
+    assert 'emend_serving_requests_total{model="doodles",status="200",version="1"}' in text
+    assert 'emend_serving_score_seconds_count{model="doodles",version="1"}' in text
+    client.post("/models/never-heard-of/invocations", content=b"")
+    assert "never-heard-of" not in client.get("/metrics").text
+
+
+def test_no_request_fails_while_versions_are_swapped(
+    client: httpx.Client, registry: FolderRegistry, versions: Versions
+) -> None:
+    expected = {str(seed): answer(graph(seed), images()) for seed in (1, 2)}
+    done = threading.Event()
+    seen: list[str] = []
+
+    def swap() -> None:
+        for version in (2, 1, 2, 1, 2):
+            registry.champions["doodles"] = version
+            wait_until(lambda: versions.live("doodles").version == registry.champions["doodles"])
+        done.set()
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    while not done.is_set() or len(seen) < 50:
+        response = client.post("/invocations", json={"inputs": images().tolist()})
+        assert response.status_code == 200
+        version = response.headers["Emend-Version"]
+        seen.append(version)
+        # The header and the figures are of one and the same version.
+        assert np.allclose(response.json()["predictions"]["probabilities"], expected[version], atol=1e-6)
+    swapping.join()
+    assert seen[-1] == "2"
