@@ -39,16 +39,18 @@ Integers = NDArray[np.intp]
 LONGER_SIDE = 255.0
 LINE = 16.0
 VIEW = 304.0  # units along the bitmap's side: 256 + 2 x 16 padding + 16 line
+FURTHEST = 1e9  # a point beyond this is no pen's, and differences would lose their digits
 CELLS = 8  # along a pixel's side
-BATCH = 64  # drawings rendered together: many enough to amortise numpy's calls, few enough for the cache
+BATCH = 16  # drawings rendered together: enough to amortise numpy's calls, few enough for the cache
 
 
 def render(strokes: Drawing, size: int = 28) -> NDArray[np.uint8]:
     """The strokes as a (size, size) bitmap, 0 = paper, 255 = ink. No strokes: all paper.
 
-    Raises InvalidImage when a stroke is not (P, 2) or holds NaN or infinity.
+    Raises InvalidImage when a stroke is not (P, 2) or holds NaN, infinity or a number beyond FURTHEST.
     """
-    return render_many([strokes], size)[0]
+    bitmap: NDArray[np.uint8] = render_many([strokes], size)[0]
+    return bitmap
 
 
 def render_many(drawings: Iterable[Drawing], size: int = 28) -> NDArray[np.uint8]:
@@ -96,9 +98,9 @@ def _segments(strokes: Drawing, size: int) -> Floats:
         if stroke.ndim != 2 or stroke.shape[1] != 2:
             raise InvalidImage(f"stroke {number} has the shape {stroke.shape}; (points, 2) is needed")
     points = np.concatenate(checked)
+    if not (np.abs(points) < FURTHEST).all():
+        raise InvalidImage(f"the strokes hold a number that is not finite, or beyond {FURTHEST:g}")
     low, high = points.min(axis=0), points.max(axis=0)
-    if not np.isfinite(high - low).all():
-        raise InvalidImage("the strokes hold a number that is not finite")
     longer = float((high - low).max())
     scale = LONGER_SIDE / longer if longer > 0 else 1.0
     placed = ((points - (low + high) / 2) * scale + VIEW / 2) * (size / VIEW)
@@ -145,25 +147,43 @@ def _ink(segments: Sequence[Floats], bitmaps: NDArray[np.uint8]) -> None:
     reach = radius + (0.5 / CELLS) + np.sqrt(0.5)  # a pixel's corner is sqrt(1/2) from its centre
     near = np.maximum(np.abs(u) - half, 0) ** 2 + v**2 < reach**2
     pixel = ((owners[which] * size + row) * size + column)[near]
-    order = np.argsort(pixel, kind="stable")
-    pixel = pixel[order]
+    order, pixels, layers = _layers(pixel)
     u, v, ax, ay, half = (values[near][order].astype(np.float32) for values in (u, v, ax, ay, half))
 
-    first = np.flatnonzero(np.diff(pixel, prepend=-1))
     offsets = ((np.arange(CELLS) + 0.5) / CELLS - 0.5).astype(np.float32)
     right_u, right_v = offsets[:, None] * ax, -offsets[:, None] * ay  # (CELLS, pairs of segment and pixel)
-    ink = np.zeros(len(first))
+    ink = np.zeros(len(pixels))
     for down in offsets:  # one row of cells in every pixel at a time
-        beyond = np.abs((u + down * ay) + right_u)
-        beyond -= half
-        np.maximum(beyond, 0, out=beyond)
-        beyond *= beyond
+        squared = np.abs((u + down * ay) + right_u)
+        squared -= half
+        np.maximum(squared, 0, out=squared)
+        squared *= squared
         across = (v + down * ax) + right_v
         across *= across
-        beyond += across
-        distance = np.sqrt(np.minimum.reduceat(beyond, first, axis=1))
-        ink += np.clip(0.5 + (radius - distance) * CELLS, 0, 1).sum(axis=0)
-    bitmaps.reshape(-1)[pixel[first]] = np.floor(255 * ink / CELLS**2 + 0.5).astype(np.uint8)
+        squared += across
+        nearest = squared[:, : len(pixels)]
+        for start, end in layers[1:]:
+            np.minimum(nearest[:, : end - start], squared[:, start:end], out=nearest[:, : end - start])
+        ink += np.clip(0.5 + (radius - np.sqrt(nearest)) * CELLS, 0, 1).sum(axis=0)
+    bitmaps.reshape(-1)[pixels] = np.floor(255 * ink / CELLS**2 + 0.5).astype(np.uint8)
+
+
+def _layers(pixel: Integers) -> tuple[Integers, Integers, list[tuple[int, int]]]:
+    """An order of the pairs in which the minimum over each pixel's segments is a few minima of whole slices.
+
+    pixel: (pairs,) the pixel of each. Returns the order, the pixels, and the slices: the first holds one pair of
+    every pixel, the next one more pair of each pixel that has two, and so on; a slice's pixels are the first ones.
+    (`np.minimum.reduceat` does the same in more than twice the time.)
+    """
+    by_pixel = np.argsort(pixel, kind="stable")
+    pixels, first, counts = np.unique(pixel[by_pixel], return_index=True, return_counts=True)
+    fullest = np.argsort(-counts, kind="stable")
+    place = np.empty_like(fullest)
+    place[fullest] = np.arange(len(fullest))
+    layer = np.arange(len(pixel)) - np.repeat(first, counts)
+    order = by_pixel[np.lexsort((np.repeat(place, counts), layer))]
+    ends = np.cumsum(np.bincount(layer)).tolist()
+    return order, pixels[fullest], list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _cut(ends: Floats, owners: Integers) -> tuple[Floats, Integers]:
