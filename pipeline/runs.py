@@ -14,6 +14,20 @@ from sqlalchemy.orm import Session
 from core.database import ACTIVE_RUN, Model, Run, RunStatus, Stage, Transition, Trigger, session
 from core.errors import Conflict, NotFound
 from core.settings import settings
+from pipeline.promotion import ledger, resume_promotion, rollback
+
+__all__ = [
+    "RunActive",
+    "active_run",
+    "ledger",
+    "list_runs",
+    "request_cancel",
+    "request_resume",
+    "request_run",
+    "resume_promotion",
+    "rollback",
+    "show_run",
+]
 
 RESUMABLE = (RunStatus.failed, RunStatus.interrupted, RunStatus.cancelled)
 

@@ -1,0 +1,207 @@
+"""The ledger of promotions, and the rollback.
+
+An intent row is written before the alias moves (pipeline/champion.py) and closed once after; `reconcile`
+closes what a killed process left open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from core import telemetry
+from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, engine, session
+from core.errors import Conflict, NotFound
+from core.registry import Registry
+from core.settings import settings
+from pipeline.champion import NotServed, move_champion, version_of
+
+_PROMOTION_LOCK = 7_305  # first key of the advisory lock; the second is the model's
+_log = telemetry.get_logger("promotion")
+
+
+def open_entry(
+    db: Session,
+    *,
+    action: LedgerAction,
+    model: str,
+    version: int,
+    replaced: int | None,
+    actor: str,
+    reason: str,
+    run_id: int | None = None,
+) -> int:
+    """The intent row; one that an earlier attempt of the same run left open is taken up again."""
+    if run_id is not None:
+        left_open = db.scalar(
+            select(LedgerEntry.id).where(
+                LedgerEntry.run_id == run_id, LedgerEntry.outcome.is_(None), LedgerEntry.version == version
+            )
+        )
+        if left_open is not None:
+            return left_open
+    entry = LedgerEntry(
+        model=model,
+        action=action,
+        version=version,
+        replaced_version=replaced,
+        run_id=run_id,
+        actor=actor,
+        reason=reason,
+    )
+    db.add(entry)
+    db.flush()
+    return entry.id
+
+
+def close_entry(db: Session, entry_id: int, outcome: LedgerOutcome) -> None:
+    """Does nothing when it is closed already."""
+    entry = db.get(LedgerEntry, entry_id, with_for_update=True)
+    if entry is not None and entry.outcome is None:
+        entry.outcome, entry.closed_at = outcome, datetime.now(UTC)
+
+
+def champion_entry(db: Session, model: str) -> LedgerEntry | None:
+    """What made the present champion, as the ledger knows it."""
+    return db.scalar(
+        select(LedgerEntry)
+        .where(LedgerEntry.model == model, LedgerEntry.outcome == LedgerOutcome.done)
+        .order_by(LedgerEntry.id.desc())
+        .limit(1)
+    )
+
+
+def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
+    """Puts `previous` back in one step and pauses automatic promotion until `resume_promotion`."""
+    with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
+        with session() as db:
+            _known(db, model)
+        champion, previous = version_of(registry, model, "champion"), version_of(registry, model, "previous")
+        if champion is None or previous is None:
+            raise Conflict(f"{model} has no previous version to go back to")
+        with session() as db:
+            entry_id = open_entry(
+                db,
+                action=LedgerAction.rollback,
+                model=model,
+                version=previous,
+                replaced=champion,
+                actor=actor,
+                reason=reason,
+            )
+            _known(db, model).promotion_paused_at = datetime.now(UTC)
+            older = _replaced_by(db, model, previous)
+        try:
+            move_champion(
+                registry,
+                model,
+                previous,
+                previous=older,
+                serving_url=settings().serving_url,
+                timeout_seconds=30,
+            )
+        except NotServed:
+            with session() as db:
+                close_entry(db, entry_id, LedgerOutcome.reverted)
+            raise
+        with session() as db:
+            close_entry(db, entry_id, LedgerOutcome.done)
+    _log.info("rolled back", model=model, version=previous, replaced=champion, actor=actor)
+    return {"model": model, "version": previous, "replaced_version": champion, "promotion_paused": True}
+
+
+def resume_promotion(model: str, *, actor: str) -> None:
+    with session() as db:
+        _known(db, model).promotion_paused_at = None
+    _log.info("automatic promotion resumed", model=model, actor=actor)
+
+
+def ledger(model: str, limit: int = 100) -> list[dict[str, Any]]:
+    """Newest first."""
+    with session() as db:
+        entries = db.scalars(
+            select(LedgerEntry).where(LedgerEntry.model == model).order_by(LedgerEntry.id.desc()).limit(limit)
+        )
+        return [
+            {
+                "id": e.id,
+                "action": e.action,
+                "version": e.version,
+                "replaced_version": e.replaced_version,
+                "run_id": e.run_id,
+                "actor": e.actor,
+                "reason": e.reason,
+                "opened_at": e.opened_at.isoformat(),
+                "outcome": e.outcome,
+                "closed_at": e.closed_at.isoformat() if e.closed_at else None,
+            }
+            for e in entries
+        ]
+
+
+def reconcile() -> list[str]:
+    """Closes entries a killed process left open, by where the alias is. Returns what it did, in sentences.
+
+    Entries of a promotion that goes on just now are left alone: it holds the model's lock.
+    """
+    with session() as db:
+        left_open = db.scalars(select(LedgerEntry).where(LedgerEntry.outcome.is_(None))).all()
+    said = []
+    for entry in left_open:
+        try:
+            with promotion_lock(entry.model), Registry(settings().mlflow_tracking_uri) as registry:
+                moved = version_of(registry, entry.model, "champion") == entry.version
+                outcome = LedgerOutcome.done if moved else LedgerOutcome.abandoned
+                with session() as db:
+                    close_entry(db, entry.id, outcome)
+                said.append(f"{entry.action} of {entry.model} to version {entry.version}: {outcome}")
+        except PromotionUnderWay:
+            continue
+    return said
+
+
+class PromotionUnderWay(Conflict):
+    code = "promotion_under_way"
+
+
+@contextmanager
+def promotion_lock(model: str) -> Iterator[None]:
+    """One promotion or rollback of a model at a time, held by the database. Raises PromotionUnderWay."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        keys = {"kind": _PROMOTION_LOCK, "model": model}
+        got = connection.scalar(text("select pg_try_advisory_lock(:kind, hashtext(:model))"), keys)
+        if not got:
+            raise PromotionUnderWay(
+                f"{model} is being promoted or rolled back just now; try again in a moment"
+            )
+        try:
+            yield
+        finally:
+            connection.execute(text("select pg_advisory_unlock(:kind, hashtext(:model))"), keys)
+
+
+def _replaced_by(db: Session, model: str, version: int) -> int | None:
+    """What `version` itself replaced when it was promoted."""
+    return db.scalar(
+        select(LedgerEntry.replaced_version)
+        .where(
+            LedgerEntry.model == model,
+            LedgerEntry.version == version,
+            LedgerEntry.action == LedgerAction.promote,
+            LedgerEntry.outcome == LedgerOutcome.done,
+        )
+        .order_by(LedgerEntry.id.desc())
+        .limit(1)
+    )
+
+
+def _known(db: Session, model: str) -> Model:
+    found = db.get(Model, model)
+    if found is None:
+        raise NotFound(f"there is no model {model!r}", field="model")
+    return found

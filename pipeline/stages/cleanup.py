@@ -1,0 +1,66 @@
+"""cleanup: what is merged leaves the inbox; empty folders and old runs' files go.
+
+A correction that arrived while the run went on may have written the same file again. So a file is first moved
+aside, and put back when it is newer than the run's snapshot.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from core.settings import settings
+from core.storage import remove_empty_folders
+from pipeline.stages import Result, StageRun, main
+
+
+def cleanup(stage: StageRun) -> Result:
+    """Remove merged inbox files, empty folders and the files of old runs."""
+    snapshot_at = float(stage.manifest["snapshot_at"])
+    outcomes = {c["id"]: c["outcome"] for c in stage.result_of("merge")["corrections"]}
+    files = 0
+    for correction in stage.manifest["corrections"]:
+        if correction["id"] in outcomes:
+            path = stage.home / "inbox" / correction["label"] / f"{correction['image_sha256']}.png"
+            files += _remove_if_older(path, snapshot_at)
+    for staged in stage.manifest["imports"]:
+        files += _remove_if_older(stage.home / staged["file"], snapshot_at)
+    remove_empty_folders(stage.home / "inbox")
+    runs = _remove_old_runs(stage)
+    print(f"removed {files} merged files and the working folders of {runs} old runs")
+    return Result(figures={"files_removed": files, "old_runs_removed": runs})
+
+
+def _remove_if_older(path: Path, snapshot_at: float) -> int:
+    aside = path.with_name(f".{path.name}.merged")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:
+        return 0
+    if aside.stat().st_mtime > snapshot_at and not path.exists():
+        aside.replace(path)
+        return 0
+    aside.unlink()
+    return 1
+
+
+def _remove_old_runs(stage: StageRun) -> int:
+    """Keeps the newest `cleanup.keep_runs`; this run's bulky files go at once."""
+    for name in ("converted.parquet", "images.parquet", "checkpoints"):
+        target = stage.folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+    folders = sorted(
+        (f for f in stage.folder.parent.iterdir() if f.name.isdigit()), key=lambda f: int(f.name)
+    )
+    old = folders[: -stage.params.cleanup.keep_runs]
+    for folder in old:
+        shutil.rmtree(folder)
+        shutil.rmtree(settings().data_dir / "logs" / "runs" / folder.name, ignore_errors=True)
+    return len(old)
+
+
+if __name__ == "__main__":
+    main("cleanup", cleanup)

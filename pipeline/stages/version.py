@@ -1,0 +1,110 @@
+"""version: the new shard becomes a dataset version: DVC add and push, git commit, tag `dataset-<n>`.
+
+Also brings the champion's model into `base/`, where `train` starts from and `evaluate` compares with.
+Can be repeated after being killed anywhere: the shard's number is the version it makes, and shards above the
+last tag are leftovers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from core.registry import Registry
+from core.settings import settings
+from core.storage import replacing, write_json
+from pipeline import workspace
+from pipeline.dataset import shard_path
+from pipeline.stages import Result, StageRun, main, read_json
+
+
+def version(stage: StageRun) -> Result:
+    """Commit the new images as a dataset version."""
+    begun = stage.folder / "version.begun"
+    own_work_since = begun.stat().st_mtime if begun.exists() else None
+    workspace.check_usable(stage.home, own_work_since=own_work_since)
+    if own_work_since is None:
+        begun.write_text("")
+    # An attempt that was killed after its tag must not make another version.
+    before = int(stage.manifest["dataset_version"])
+    after = before + 1 if _has_news(stage) else before
+    for name in workspace.remove_leftover_shards(stage.home, before):
+        print(f"removed {name}, left by a run that did not get this far")
+    if after > before:
+        _add_shard(stage, after)
+    _bring_base(stage)
+    workspace.write_product(stage.home)
+    new_images = int(stage.result_of("merge")["new_images"])
+    started = time.perf_counter()
+    commit = workspace.record_dataset(
+        stage.home, after, f"dataset {after}: {new_images} new images (run {stage.run})"
+    )
+    print(f"dataset {after}: {new_images} new images, commit {commit[:10]}")
+    return Result(
+        figures={"dataset_version": after, "recording_seconds": round(time.perf_counter() - started, 3)},
+        data={
+            "dataset_version": after,
+            "commit": commit,
+            "dataset_hash": workspace.dataset_hash(stage.home),
+            "base_version": stage.manifest["champion_version"],
+        },
+    )
+
+
+def _has_news(stage: StageRun) -> bool:
+    """New rows, or categories that changed state."""
+    if (stage.folder / "images.parquet").exists():
+        return True
+    current = stage.home / "dataset" / "categories.json"
+    return not current.exists() or current.read_bytes() != (stage.folder / "categories.json").read_bytes()
+
+
+def _add_shard(stage: StageRun, number: int) -> None:
+    for source, target in (
+        (stage.folder / "images.parquet", shard_path(stage.home, number)),
+        (stage.folder / "categories.json", stage.home / "dataset" / "categories.json"),
+    ):
+        if source.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def _bring_base(stage: StageRun) -> None:
+    """base/ holds the champion's model files, or only a version.json that says there is none."""
+    champion: int | None = stage.manifest["champion_version"]
+    base = stage.home / "base"
+    if base.exists() and read_json(base / "version.json")["version"] == champion:
+        return
+    fresh = stage.folder / "base"
+    shutil.rmtree(fresh, ignore_errors=True)
+    if champion is not None:
+        with Registry(settings().mlflow_tracking_uri) as registry:
+            registry.download(stage.manifest["model"], champion, stage.folder / "champion")
+        _keep_model_files(stage.folder / "champion", fresh)
+        shutil.rmtree(stage.folder / "champion")
+    write_json(fresh / "version.json", {"version": champion})
+    old = stage.folder / "base.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if base.exists():  # else an attempt was killed between the two renames
+        base.replace(old)
+    fresh.replace(base)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"base is the champion, version {champion}" if champion else "there is no champion yet")
+
+
+def _keep_model_files(downloaded: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in ("model.onnx", "weights.safetensors", "categories.json", "input.json"):
+        shutil.copyfile(downloaded / name, target / name)
+
+
+def _warm_up() -> None:
+    from dvc.repo import Repo
+    from dvc.repo.add import add
+
+    del Repo, add
+
+
+if __name__ == "__main__":
+    main("version", version, _warm_up)

@@ -1,0 +1,243 @@
+"""A model's home: a git and DVC repository of its own.
+
+Two commits a run: `record_dataset` after `merge` (tag dataset-<n>) and `record_run` after `evaluate` (tag
+run-<id>). Both can be repeated after being killed anywhere. DVC is used through its API, in the stage's own
+process: its command line costs a second more each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from core import __version__
+from core.errors import EmendError
+from core.settings import settings
+from core.storage import write_json
+from pipeline.dataset import shard_version, shards
+
+PROJECT = Path(__file__).parents[1]
+PRESETS = {"doodles": PROJECT / "params.yaml", "photos": PROJECT / "pipeline" / "presets" / "photos.yaml"}
+
+_IGNORED = "/dataset\n/base\n/model\n/inbox\n/imports\n/originals\n/quarantine\n/runs\n"
+_TRACKED = ("params.yaml", "product.json", "dvc.yaml", "dvc.lock", "dataset.dvc", "base.dvc", "reports")
+
+
+class WorkspaceError(EmendError):
+    """The home cannot be used as it is; the message says what to do."""
+
+    code = "workspace"
+
+
+class HomeLocked(WorkspaceError):
+    pass
+
+
+class HomeChanged(WorkspaceError):
+    pass
+
+
+def create_home(home: Path, params_yaml: str) -> None:
+    """Makes a home whole or not at all; does nothing when it is there."""
+    if (home / ".git").is_dir():
+        return
+    building = home.parent / f".{home.name}.new"
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "dataset").mkdir(parents=True)
+    (building / "reports").mkdir()
+    _git(building, "init", "--quiet", "--initial-branch=main")
+    _git(building, "config", "user.name", "Emend")
+    _git(building, "config", "user.email", "emend@localhost")
+    _git(building, "config", "commit.gpgsign", "false")
+    with _dvc_quiet():
+        from dvc.repo import Repo
+
+        Repo.init(str(building)).close()
+    (building / ".dvc" / "config").write_text(
+        '[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = "reflink,hardlink,copy"\n'
+    )
+    (building / ".gitignore").write_text(_IGNORED)
+    (building / "params.yaml").write_text(params_yaml)
+    shutil.copyfile(PROJECT / "dvc.yaml", building / "dvc.yaml")
+    write_json(building / "base" / "version.json", {"version": None})
+    write_product(building)
+    if home.exists():  # an earlier inbox, say
+        for entry in home.iterdir():
+            if not (building / entry.name).exists():
+                entry.rename(building / entry.name)
+        shutil.rmtree(home)
+    building.rename(home)
+    _git(home, "add", ".dvc", ".dvcignore", ".gitignore", "params.yaml", "dvc.yaml", "product.json")
+    _git(home, "commit", "--quiet", "--message", f"A new home for {home.name}")
+
+
+def write_product(home: Path) -> None:
+    """What made the figures besides data and parameters: a dependency of training, so recorded with each run."""
+    versions = {name: package_version(name) for name in ("torch", "onnx", "onnxruntime", "numpy", "pillow")}
+    write_json(home / "product.json", {"emend": __version__, **versions})
+
+
+def latest_dataset_version(home: Path) -> int:
+    """0 for a new home."""
+    tags = _git(home, "tag", "--list", "dataset-*").split()
+    return max((int(t.removeprefix("dataset-")) for t in tags), default=0)
+
+
+def check_usable(home: Path, *, own_work_since: float | None = None) -> None:
+    """Raises HomeLocked or HomeChanged.
+
+    own_work_since: when an earlier, killed attempt of this stage began (seconds since the epoch): a lock file
+    made since then is its leftover and is removed, for the run alone works in the home.
+    """
+    lock = home / ".git" / "index.lock"
+    if lock.exists():
+        if own_work_since is None or lock.stat().st_mtime < own_work_since:
+            raise HomeLocked(
+                f"the home {home} is locked: another git process works there, or was killed. Wait for it; "
+                f"if none runs, remove {lock}, then `emend resume` this run"
+            )
+        lock.unlink()
+    changed = [
+        line[3:]
+        for line in _git(home, "status", "--porcelain", "--untracked-files=no").splitlines()
+        if line[3:].split("/")[0] not in _TRACKED or line[3:] == "dvc.yaml"
+    ]
+    if changed:
+        raise HomeChanged(
+            f"{', '.join(changed[:5])} changed in the home {home}; only params.yaml may be edited there. "
+            f"Commit or undo it (git -C {home} checkout -- {changed[0]}), then `emend resume` this run"
+        )
+
+
+def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
+    """Shards of a run that was killed before its dataset version was tagged."""
+    leftovers = [path for path in shards(home) if shard_version(path) > dataset_version]
+    for path in leftovers:
+        path.unlink()
+    return [path.name for path in leftovers]
+
+
+def record_dataset(home: Path, dataset_version: int, message: str) -> str:
+    """`dvc add` and push, commit, tag `dataset-<n>`. Returns the commit."""
+    with _dvc_quiet():
+        from dvc.repo import Repo
+
+        repo = Repo(str(home))
+        try:
+            repo.add([str(home / "dataset"), str(home / "base")])
+            _push(repo)
+        finally:
+            repo.close()
+    commit = _commit(home, message)
+    _tag(home, f"dataset-{dataset_version}", commit)
+    return commit
+
+
+def record_run(home: Path, run: int, message: str) -> str:
+    """Writes dvc.lock from what `train` and `evaluate` did, commits it with the reports, tags `run-<id>`."""
+    with _dvc_quiet():
+        from dvc.repo import Repo
+
+        repo = Repo(str(home))
+        try:
+            for stage in ("train", "evaluate"):
+                repo.commit(stage, force=True)
+            _push(repo)
+        finally:
+            repo.close()
+    commit = _commit(home, message)
+    _tag(home, f"run-{run}", commit)
+    return commit
+
+
+def dataset_hash(home: Path) -> str:
+    """DVC's hash of dataset/, from dataset.dvc."""
+    found = re.search(r"md5: (\S+)", (home / "dataset.dvc").read_text())
+    if found is None:
+        raise WorkspaceError(f"{home / 'dataset.dvc'} names no hash; `git -C {home} checkout dataset.dvc`")
+    return found[1]
+
+
+def head(home: Path) -> str:
+    return _git(home, "rev-parse", "HEAD").strip()
+
+
+def has_tag(home: Path, tag: str) -> bool:
+    return _git(home, "tag", "--list", tag).strip() == tag
+
+
+def clone_at(home: Path, tag: str, target: Path) -> None:
+    """A clone of the home at a tag, sharing its DVC cache; data, base and model are checked out."""
+    if not has_tag(home, tag):
+        raise WorkspaceError(f"the home {home} has no tag {tag}; `git -C {home} tag` lists them")
+    _git(home.parent, "clone", "--quiet", "--branch", tag, "--", str(home), str(target))
+    (target / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {home / '.dvc' / 'cache'}\n")
+
+
+def _push(repo: Any) -> None:
+    url = settings().dvc_remote_url
+    if url is None:
+        return
+    with repo.config.edit("local") as config:
+        config["remote"]["emend"] = {"url": url}
+        config["core"]["remote"] = "emend"
+    repo.push()
+
+
+def _commit(home: Path, message: str) -> str:
+    _git(home, "add", "--", *(name for name in _TRACKED if (home / name).exists()))
+    if _git(home, "status", "--porcelain", "--untracked-files=no").strip():
+        _git(home, "commit", "--quiet", "--message", message)
+    return head(home)
+
+
+def _tag(home: Path, name: str, commit: str) -> None:
+    """An earlier, killed attempt may have left the tag: it moves to what is true now."""
+    _git(home, "tag", "--force", name, commit)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env={**environment, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        if "index.lock" in said:
+            raise HomeLocked(
+                f"the home {folder} is locked: {said.splitlines()[0]}; wait, then `emend resume` the run"
+            )
+        raise WorkspaceError(f"git {arguments[0]} failed in {folder}: {said}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _dvc_quiet() -> Iterator[None]:
+    """DVC prints advice meant for people at a terminal; errors still come as exceptions."""
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    os.environ["DVC_SITE_CACHE_DIR"] = str(settings().data_dir.resolve() / ".dvc-site-cache")
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            yield
+    except EmendError:
+        raise
+    except Exception as exc:
+        # dvc.exceptions.DvcException, but importing it here would cost every reader of this module 0.3 s.
+        if type(exc).__module__.startswith("dvc"):
+            raise WorkspaceError(f"DVC: {exc}") from exc
+        raise
