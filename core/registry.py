@@ -32,8 +32,9 @@ import httpx
 from core.errors import EmendError, NotFound, Unavailable
 from core.storage import write_json
 
-# What log_batch takes in one request: https://mlflow.org/docs/latest/rest-api.html#request-limits
-_METRICS_PER_REQUEST = 1000
+# What log_batch takes in one request: 100 params, 100 tags, and 1000 entries of all three together.
+# https://mlflow.org/docs/latest/rest-api.html#request-limits
+_METRICS_PER_REQUEST = 800
 _PARAMS_PER_REQUEST = 100
 _TAGS_PER_REQUEST = 100
 

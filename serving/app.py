@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from serving.versions import LoadedVersion, Versions
 _THREADS = 4
 _MOST_REQUESTS_AT_ONCE = 128
 _BODY_TIMEOUT_SECONDS = 10.0
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = telemetry.get_logger(__name__)
 
@@ -76,6 +78,9 @@ class ModelServer:
         return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _invoke(self, request: Request, name: str) -> Response:
+        started = time.perf_counter()
+        if _SANE_REQUEST_ID.fullmatch(request_id := request.headers.get("x-request-id", "")):
+            telemetry.bind(request_id=request_id)
         known = name == self._versions.default_model or self._versions.peek(name) is not None
         label = name if known else ""  # else anybody could make any number of time series
         version, status = "", 500
@@ -93,7 +98,12 @@ class ModelServer:
             status = exc.status
             return _error(exc)
         finally:
+            seconds = time.perf_counter() - started
+            route = request.scope["route"].path
             metrics.SCORED.labels(label, version, str(status)).inc()
+            telemetry.REQUESTS.labels("serving", "POST", route, str(status)).inc()
+            telemetry.REQUEST_SECONDS.labels("serving", route).observe(seconds)
+            log.debug("scored", model=label, version=version, status=status, seconds=round(seconds, 4))
 
     async def _answer(self, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
         started = time.perf_counter()

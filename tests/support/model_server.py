@@ -51,6 +51,11 @@ class ModelServer:
         assert self._process is not None
         stop_group(self._process)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def wait_ready(self) -> None:
         assert self._process is not None
         wait_for_http(f"{self.url}/health", self._process, self.log, 30)

@@ -183,7 +183,7 @@ def test_long_curves_are_sent_in_pieces(server: Scripted, registry: Registry) ->
         "abc", metrics=[Metric("loss", i / 2, step=i) for i in range(1500)], params={"lr": "0.1"}
     )
     bodies = [body for _, body in server.sent]
-    assert [len(body["metrics"]) for body in bodies] == [1000, 500]
+    assert [len(body["metrics"]) for body in bodies] == [800, 700]
     assert [len(body["params"]) for body in bodies] == [1, 0]
 
 

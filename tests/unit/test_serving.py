@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -504,6 +507,31 @@ def test_body_without_a_length_is_cut_off_too(client: httpx.Client) -> None:
     chunks = (bytes(1024 * 1024) for _ in range(6))
     response = client.post("/invocations", content=chunks, headers={"Content-Type": RAW})
     assert response.status_code == 413
+
+
+def test_body_that_does_not_come_is_given_up_on(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.app._BODY_TIMEOUT_SECONDS", 0.1)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as slow:
+        slow.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\nabc")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_more_requests_than_it_holds_at_once_are_told_to_come_again(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.app._MOST_REQUESTS_AT_ONCE", 0)
+    refused = client.post("/invocations", content=images().tobytes(), headers={"Content-Type": RAW})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+
+
+def test_neither_torch_nor_mlflow_nor_fastapi_is_imported() -> None:
+    program = "import sys, serving.__main__; print(sorted({'mlflow', 'torch', 'fastapi'} & set(sys.modules)))"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == "[]"
 
 
 def test_health_is_that_some_model_answers(
