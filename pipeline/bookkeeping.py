@@ -1,0 +1,283 @@
+"""Between the stages and the database: what a stage must know goes into the manifest, what it decided comes back.
+
+`before(stage)` returns the keys the manifest gains before that stage runs. `after(stage)` records its result, in
+the same transaction as the stage's transition to succeeded, so a stage is never done without its consequences.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from core.database import (
+    Category,
+    CategoryState,
+    Correction,
+    CorrectionStatus,
+    Import,
+    ImportStatus,
+    LedgerAction,
+    LedgerOutcome,
+    Model,
+    Outcome,
+    Run,
+    RunStatus,
+    Version,
+)
+from core.registry import Registry
+from core.settings import settings
+from pipeline import workspace
+from pipeline.champion import version_of
+from pipeline.params import load
+from pipeline.promotion import close_entry, open_entry
+
+Manifest = dict[str, Any]
+
+# What merge said of a correction, and the state it then has.
+_STATES = {
+    "merged": CorrectionStatus.merged,
+    "exam": CorrectionStatus.exam,
+    "duplicate": CorrectionStatus.superseded,
+    "superseded": CorrectionStatus.superseded,
+    "quarantined": CorrectionStatus.quarantined,
+}
+
+
+def before(stage: str, db: Session, run: Run, manifest: Manifest) -> Manifest:
+    return _BEFORE[stage](db, run, manifest) if stage in _BEFORE else {}
+
+
+def after(stage: str, db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any]) -> None:
+    """results: the `data` of this stage and of those before it, by stage."""
+    if stage in _AFTER:
+        _AFTER[stage](db, run, manifest, results)
+
+
+def after_failure(stage: str, db: Session, run: Run) -> None:
+    """A promote stage that failed has moved champion back; one that was killed may not have."""
+    if stage != "promote" or run.version is None:
+        return
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        champion = version_of(registry, run.model, "champion")
+    if champion != run.version:
+        entry = open_entry(db, **_promotion_of(run, None))
+        close_entry(db, entry, LedgerOutcome.reverted)
+
+
+def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
+    """Everything that waits at this moment. Later arrivals are the next run's."""
+    home = settings().data_dir / run.model
+    params = load(home)
+    model = db.get_one(Model, run.model)
+    model.params = params.model_dump(mode="json")
+    corrections = db.scalars(
+        select(Correction)
+        .where(Correction.model == run.model, Correction.status == CorrectionStatus.accepted)
+        .order_by(Correction.received_at, Correction.id)
+    ).all()
+    imports = db.scalars(
+        select(Import)
+        .where(Import.model == run.model, Import.status == ImportStatus.staged)
+        .order_by(Import.created_at)
+    ).all()
+    categories = db.scalars(select(Category).where(Category.model == run.model).order_by(Category.id)).all()
+    return {
+        "run": run.id,
+        "model": run.model,
+        "force": run.force,
+        "trigger": run.trigger.value,
+        "snapshot_at": time.time(),
+        "dataset_version": workspace.latest_dataset_version(home),
+        "untrained_images": _untrained_images(db, run.model),
+        "corrections": [
+            {
+                "id": str(c.id),
+                "image_sha256": c.image_sha256,
+                "label": c.label,
+                "category_id": c.category_id,
+                "actor": c.actor,
+                "source": c.source,
+                "licence": None,
+                "received_at": c.received_at.isoformat(),
+                "withdrawn": False,
+            }
+            for c in corrections
+        ],
+        "imports": [
+            {"id": str(i.id), "file": i.file, "images": i.images, "source": i.source} for i in imports
+        ],
+        "categories": [
+            {"id": c.id, "name": c.name, "state": c.state.value, "aliases": c.aliases} for c in categories
+        ],
+    }
+
+
+def _untrained_images(db: Session, model: str) -> int:
+    """In a dataset version that no finished training has seen: an earlier run stopped half way."""
+    trained = db.scalar(select(func.max(Version.dataset_version)).where(Version.model == model)) or 0
+    corrections = db.scalar(
+        select(func.count())
+        .select_from(Correction)
+        .where(Correction.model == model, Correction.dataset_version > trained)
+    )
+    imported = db.scalar(
+        select(func.coalesce(func.sum(Import.images), 0)).where(
+            Import.model == model, Import.dataset_version > trained
+        )
+    )
+    return int(corrections or 0) + int(imported or 0)
+
+
+def _champion(_db: Session, run: Run, _: Manifest) -> Manifest:
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        return {"champion_version": version_of(registry, run.model, "champion")}
+
+
+def _promotion_may_go_on(db: Session, run: Run, _: Manifest) -> Manifest:
+    paused = db.get_one(Model, run.model).promotion_paused_at is not None
+    if not paused and run.verdict is not None and run.verdict["promoted"]:
+        with Registry(settings().mlflow_tracking_uri) as registry:
+            champion = version_of(registry, run.model, "champion")
+        if champion != run.version or champion is None:
+            open_entry(db, **_promotion_of(run, champion))
+    return {"promotion_paused": paused}
+
+
+def _promotion_of(run: Run, replaced: int | None) -> dict[str, Any]:
+    assert run.version is not None
+    assert run.verdict is not None
+    return {
+        "action": LedgerAction.promote,
+        "model": run.model,
+        "version": run.version,
+        "replaced": replaced,
+        "actor": f"run {run.id}",
+        "reason": run.verdict["sentence"],
+        "run_id": run.id,
+    }
+
+
+def _ingested(_db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
+    run.new_images = results["ingest"].get("new_images")
+
+
+def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any]) -> None:
+    """What merge decided takes effect when the dataset version exists."""
+    dataset_version = int(results["version"]["dataset_version"])
+    run.dataset_version = dataset_version
+    run.new_images = int(results["merge"]["new_images"])
+    for outcome in results["merge"]["corrections"]:
+        state = _STATES[outcome["outcome"]]
+        kept = state in (CorrectionStatus.merged, CorrectionStatus.exam)
+        db.execute(
+            update(Correction)
+            .where(Correction.id == outcome["id"], Correction.status == CorrectionStatus.accepted)
+            .values(
+                status=state, reason=outcome.get("reason"), dataset_version=dataset_version if kept else None
+            )
+        )
+    for refused in results["convert"]["quarantined"]:
+        if refused.get("correction_id") is not None:
+            db.execute(
+                update(Correction)
+                .where(
+                    Correction.id == refused["correction_id"], Correction.status == CorrectionStatus.accepted
+                )
+                .values(status=CorrectionStatus.quarantined, reason=refused["reason"])
+            )
+    ids = [staged["id"] for staged in manifest["imports"]]
+    db.execute(
+        update(Import)
+        .where(Import.id.in_(ids))
+        .values(status=ImportStatus.merged, dataset_version=dataset_version)
+    )
+    for category in results["merge"]["categories"]:
+        db.execute(
+            update(Category)
+            .where(Category.model == run.model, Category.id == category["id"])
+            .values(
+                state=CategoryState(category["state"]),
+                images=category["images"],
+                train_images=category["train_images"],
+            )
+        )
+
+
+def _evaluated(_db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
+    run.verdict = results["evaluate"]["verdict"]
+
+
+def _registered(db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
+    """The version, and which corrections it and the champion get right."""
+    registered = results["register"]
+    run.version, run.mlflow_run_id = int(registered["version"]), registered["mlflow_run_id"]
+    db.execute(
+        insert(Version)
+        .values(
+            model=run.model,
+            version=run.version,
+            run_id=run.id,
+            dataset_version=int(results["version"]["dataset_version"]),
+            category_ids=registered["category_ids"],
+            figures=results["evaluate"]["verdict"]["figures"],
+        )
+        .on_conflict_do_nothing()
+    )
+    champion = results["version"]["base_version"]
+    rows = []
+    for outcome in results["evaluate"]["outcomes"]:
+        for who, version in (("challenger", run.version), ("champion", champion)):
+            if version is not None and outcome[f"{who}_label"] is not None:
+                rows.append(
+                    {
+                        "correction_id": outcome["correction_id"],
+                        "model": run.model,
+                        "version": version,
+                        "label": outcome[f"{who}_label"],
+                        "correct": outcome[f"{who}_correct"],
+                    }
+                )
+    for start in range(0, len(rows), 1_000):
+        statement = insert(Outcome).values(rows[start : start + 1_000])
+        # A correction relabelled since has another right answer now.
+        db.execute(
+            statement.on_conflict_do_update(
+                index_elements=[Outcome.correction_id, Outcome.version],
+                set_={"label": statement.excluded.label, "correct": statement.excluded.correct},
+            )
+        )
+
+
+def _promoted(db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
+    promotion = results["promote"]
+    if promotion["promoted"]:
+        entry = open_entry(db, **_promotion_of(run, results["version"]["base_version"]))
+        close_entry(db, entry, LedgerOutcome.done)
+
+
+def final_status(run: Run, results: Mapping[str, Any]) -> tuple[RunStatus, str]:
+    """How a run that went through all stages ended, and its sentence."""
+    assert run.verdict is not None
+    if not run.verdict["promoted"]:
+        return RunStatus.rejected, run.verdict["sentence"]
+    promotion = results["promote"]
+    return RunStatus.succeeded, run.verdict["sentence"] if promotion["promoted"] else promotion["why"]
+
+
+_BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
+    "ingest": _snapshot,
+    "version": _champion,
+    "promote": _promotion_may_go_on,
+}
+_AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] = {
+    "ingest": _ingested,
+    "version": _versioned,
+    "evaluate": _evaluated,
+    "register": _registered,
+    "promote": _promoted,
+}

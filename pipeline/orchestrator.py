@@ -1,0 +1,517 @@
+"""The orchestrator: takes queued runs, runs their stages, keeps the schedule.
+
+    python -m pipeline.orchestrator
+
+A run is claimed by taking its advisory lock (held by a connection of its own, so it goes with the process that
+held it) and then setting it to running. A run that is `running` while nobody holds its lock is an orphan: its
+orchestrator was killed; it is marked interrupted and can be resumed. Several orchestrators may work on one
+database. While the database is away a stage goes on; its transition waits.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import psycopg2
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from core import telemetry
+from core.database import (
+    ACTIVE_RUN,
+    QUEUE_CHANNEL,
+    Run,
+    RunStatus,
+    Stage,
+    StageStatus,
+    engine,
+    session,
+)
+from core.errors import EmendError, Unavailable
+from core.registry import Metric, Registry, RegistryError
+from core.settings import settings
+from core.storage import write_json
+from pipeline import bookkeeping, promotion, schedule
+from pipeline.params import load
+from pipeline.processes import StageProcess, WarmStages
+from pipeline.runs import record
+from pipeline.stages import STAGES, read_json
+
+RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
+LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
+SCHEDULE_SECONDS = 10.0
+
+RUNS = Counter("emend_runs_total", "Runs that ended, by how.", ["model", "status"])
+STAGE_SECONDS = Histogram(
+    "emend_stage_duration_seconds",
+    "Time a stage took.",
+    ["model", "stage", "status"],
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400),
+)
+RUN_SECONDS = Histogram(
+    "emend_run_duration_seconds",
+    "Time from a run's start to its end.",
+    ["model", "status"],
+    buckets=(5, 10, 30, 60, 120, 300, 900, 3600, 14400),
+)
+ACTIVE = Gauge("emend_runs_active", "Runs this orchestrator works on.")
+
+_log = telemetry.get_logger("orchestrator")
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """The run ends here. status: what it and its stage become."""
+
+    def __init__(self, status: RunStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class LostRun(Exception):
+    """Another process holds the run now, or took it for an orphan: hands off."""
+
+
+class Execution:
+    """One run, from claim to end. `stop` may be called from any thread."""
+
+    def __init__(self, run_id: int, lock: Connection, shutdown: threading.Event) -> None:
+        self._run_id = run_id
+        self._lock = lock
+        self._shutdown = shutdown
+        self._cancelled = threading.Event()
+        with session() as db:
+            run = db.get_one(Run, run_id)
+            self._model = run.model
+        self._home = (settings().data_dir / self._model).resolve()
+        self._folder = self._home / "runs" / str(run_id)
+        self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
+        self._results: dict[str, Any] = {}
+        self._curve = Curve(self._folder / "metrics.jsonl")
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def work(self) -> None:
+        """Runs every stage that has not succeeded yet, and records how the run ended."""
+        started = time.monotonic()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            status, message = self._stages()
+        except Stopped as stop:
+            status, message = stop.status, stop.message
+        except LostRun:
+            _log.warning("run was taken over; leaving it", run=self._run_id)
+            return
+        except EmendError as exc:
+            status, message = RunStatus.failed, exc.message
+        except Exception as exc:  # noqa: BLE001 - the thread's edge: a run must not stay `running` whatever happened
+            _log.exception("run failed unexpectedly", run=self._run_id)
+            status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
+        self._transaction(lambda db, run: self._end(db, run, status, message))
+        self._finish_mlflow(status)
+        RUNS.labels(self._model, status).inc()
+        RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
+        _log.info("run ended", run=self._run_id, model=self._model, status=status, message=message)
+
+    def _stages(self) -> tuple[RunStatus, str]:
+        done = self._transaction(self._succeeded_stages)
+        for stage in done:
+            self._results[stage] = read_json(self._folder / f"{stage}.json")["data"]
+        todo = [stage for stage in STAGES if stage not in done]
+        with WarmStages(self._home, self._run_id, self._logs, todo) as warm:
+            for stage in todo:
+                self._stage(stage, warm)
+        run = self._transaction(lambda _, run: run)
+        return bookkeeping.final_status(run, self._results)
+
+    def _stage(self, name: str, warm: WarmStages) -> None:
+        manifest = self._transaction(lambda db, run: self._begin(db, run, name))
+        process = warm.take(name)
+        started = time.monotonic()
+        try:
+            process.go(self._attempt)
+            self._watch(process, name)
+            result = read_json(self._folder / f"{name}.json")
+        except Stopped as stop:
+            process.end()  # before its end is recorded: a resume must find nobody at work
+            self._stage_ended(name, stop, started)
+            raise
+        finally:
+            process.end()
+        self._results[name] = result["data"]
+        halted: str | None = result["halted"]
+
+        def succeeded(db: Session, run: Run) -> None:
+            row = db.get_one(Stage, (run.id, name))
+            row.status = StageStatus.halted if halted else StageStatus.succeeded
+            row.finished_at = datetime.now(UTC)
+            row.duration_seconds = round(time.monotonic() - started, 3)
+            row.figures = result["figures"]
+            row.message = halted
+            bookkeeping.after(name, db, run, manifest, self._results)
+            record(
+                db, run, name, row.status, halted, {**row.figures, "duration_seconds": row.duration_seconds}
+            )
+
+        self._transaction(succeeded)
+        STAGE_SECONDS.labels(self._model, name, "halted" if halted else "succeeded").observe(
+            time.monotonic() - started
+        )
+        if halted:
+            raise Stopped(RunStatus.halted, halted)
+
+    def _begin(self, db: Session, run: Run, name: str) -> dict[str, Any]:
+        """The stage's row, its transition, and the manifest with what this stage must know."""
+        row = db.get(Stage, (run.id, name))
+        if row is None:
+            row = Stage(run_id=run.id, name=name, position=STAGES.index(name), attempt=0)
+            db.add(row)
+        row.status, row.started_at = StageStatus.running, datetime.now(UTC)
+        row.attempt += 1
+        row.finished_at = row.duration_seconds = row.message = None
+        self._attempt = row.attempt
+        path = self._folder / "manifest.json"
+        known: dict[str, Any] = read_json(path) if path.exists() else {}
+        manifest = known | bookkeeping.before(name, db, run, known)
+        if name == "train":
+            manifest["mlflow_run_id"] = run.mlflow_run_id = run.mlflow_run_id or self._new_mlflow_run(run)
+        write_json(path, manifest)
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+        record(db, run, name, StageStatus.running, f"attempt {row.attempt}" if row.attempt > 1 else None)
+        return manifest
+
+    def _watch(self, process: StageProcess, name: str) -> None:
+        """Returns when the stage has succeeded. Raises Stopped, or LostRun after ending the stage."""
+        limits = load(self._home).stages
+        limit_seconds = limits.train_timeout_seconds if name == "train" else limits.timeout_seconds
+        deadline = time.monotonic() + limit_seconds
+        while (code := process.wait(0.1)) is None:
+            if self._shutdown.is_set():
+                raise Stopped(RunStatus.interrupted, "the orchestrator was stopped; `emend resume` goes on")
+            if self._cancelled.is_set():
+                raise Stopped(RunStatus.cancelled, f"cancelled in stage {name}; `emend resume` goes on")
+            if time.monotonic() > deadline:
+                raise Stopped(
+                    RunStatus.failed, f"stage {name} took longer than {limit_seconds} s; log: {process.log}"
+                )
+            if name == "train":
+                self._forward_curve()
+        if name == "train":
+            self._forward_curve()
+        if code != 0:
+            how = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
+            why = _last_error(process.log)
+            raise Stopped(
+                RunStatus.failed,
+                f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
+            )
+
+    def _stage_ended(self, name: str, stop: Stopped, started: float) -> None:
+        seconds = time.monotonic() - started
+
+        def ended(db: Session, run: Run) -> None:
+            row = db.get_one(Stage, (run.id, name))
+            row.status = StageStatus(stop.status)
+            row.finished_at = datetime.now(UTC)
+            row.duration_seconds = round(seconds, 3)
+            row.message = stop.message
+            record(db, run, name, row.status, stop.message)
+            if stop.status is RunStatus.failed:
+                bookkeeping.after_failure(name, db, run)
+
+        self._transaction(ended)
+        STAGE_SECONDS.labels(self._model, name, stop.status).observe(seconds)
+
+    def _end(self, db: Session, run: Run, status: RunStatus, message: str) -> None:
+        run.status, run.message, run.finished_at = status, message, datetime.now(UTC)
+        record(db, run, None, status, message)
+
+    def _succeeded_stages(self, db: Session, run: Run) -> list[str]:
+        done = set(
+            db.scalars(
+                select(Stage.name).where(Stage.run_id == run.id, Stage.status == StageStatus.succeeded)
+            )
+        )
+        return [stage for stage in STAGES if stage in done]
+
+    def _transaction(self, work: Callable[[Session, Run], _T]) -> _T:
+        """Retries while the database or the registry is away. Raises LostRun when the run is not ours any more."""
+        delay_seconds = 0.2
+        while True:
+            try:
+                self._hold_lock()
+                with session() as db:
+                    run = db.get_one(Run, self._run_id, with_for_update=True)
+                    if run.status not in ACTIVE_RUN:
+                        raise LostRun
+                    return work(db, run)
+            except (Unavailable, DBAPIError) as exc:
+                if self._shutdown.is_set():
+                    raise
+                _log.warning("waiting", run=self._run_id, reason=str(exc))
+                time.sleep(delay_seconds)
+                delay_seconds = min(5.0, delay_seconds * 2)
+
+    def _hold_lock(self) -> None:
+        """The lock goes with its connection: after a restart of the database it is taken again."""
+        try:
+            self._lock.execute(text("select 1"))
+        except DBAPIError:
+            self._lock.close()
+            self._lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+            if not try_lock(self._lock, self._run_id):
+                raise LostRun from None
+
+    def release(self) -> None:
+        # Ends the session and the lock with it, instead of handing a locked connection back to the pool.
+        self._lock.invalidate()
+        self._lock.close()
+
+    def _new_mlflow_run(self, run: Run) -> str | None:
+        """None when MLflow is away: training goes on without its curve there."""
+        try:
+            with Registry(settings().mlflow_tracking_uri) as registry:
+                experiment = registry.ensure_experiment(run.model)
+                return registry.create_run(experiment, f"run-{run.id}", {"emend.run": str(run.id)})
+        except RegistryError as exc:
+            _log.warning("training's curve will not be in MLflow", run=run.id, reason=exc.message)
+            return None
+
+    def _forward_curve(self) -> None:
+        """New epochs to the viewer (as transitions) and to MLflow."""
+        epochs = self._curve.new()
+        if not epochs:
+            return
+
+        def as_transitions(db: Session, run: Run) -> str | None:
+            for epoch in epochs:
+                record(db, run, "train", "epoch", None, epoch)
+            return run.mlflow_run_id
+
+        mlflow_run = self._transaction(as_transitions)
+        if mlflow_run is None:
+            return
+        metrics = [
+            Metric(key, float(value), int(epoch["epoch"]))
+            for epoch in epochs
+            for key, value in epoch.items()
+            if key not in ("epoch", "epochs") and isinstance(value, int | float)
+        ]
+        try:
+            with Registry(settings().mlflow_tracking_uri, timeout_seconds=3) as registry:
+                registry.log_batch(mlflow_run, metrics=metrics)
+        except RegistryError as exc:
+            _log.warning("epoch figures did not reach MLflow", run=self._run_id, reason=exc.message)
+
+    def _finish_mlflow(self, status: RunStatus) -> None:
+        with session() as db:
+            mlflow_run = db.get_one(Run, self._run_id).mlflow_run_id
+        if mlflow_run is None or status not in (RunStatus.succeeded, RunStatus.rejected):
+            return
+        try:
+            with Registry(settings().mlflow_tracking_uri) as registry:
+                registry.finish_run(mlflow_run)
+        except RegistryError as exc:
+            _log.warning("MLflow shows the run as running", run=self._run_id, reason=exc.message)
+
+
+class Curve:
+    """The lines of metrics.jsonl that are new since the last look; half-written ones wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            chunk = file.read()
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+class Orchestrator:
+    """Takes queued runs, one thread each, until told to stop."""
+
+    def __init__(self) -> None:
+        self._shutdown = threading.Event()
+        self._executions: dict[int, Execution] = {}
+        self._threads: dict[int, threading.Thread] = {}
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        self._shutdown.set()
+
+    def serve(self) -> None:
+        """Blocks until `stop`; then ends the stages under way and marks their runs interrupted."""
+        wake = QueueWaker()
+        next_schedule = 0.0
+        while not self._shutdown.is_set():
+            try:
+                self._look()
+                if time.monotonic() >= next_schedule:
+                    schedule.tick(datetime.now(UTC))
+                    next_schedule = time.monotonic() + SCHEDULE_SECONDS
+            except (Unavailable, DBAPIError) as exc:
+                _log.warning("the database is away; looking again", reason=str(exc).splitlines()[0])
+            wake.wait(LOOK_SECONDS, self._shutdown)
+        for thread in self._threads.values():
+            thread.join(30)
+
+    def _look(self) -> None:
+        self._threads = {i: t for i, t in self._threads.items() if t.is_alive()}
+        self._executions = {i: e for i, e in self._executions.items() if i in self._threads}
+        ACTIVE.set(len(self._threads))
+        with session() as db:
+            active = db.execute(
+                select(Run.id, Run.status, Run.cancel_requested)
+                .where(Run.status.in_(ACTIVE_RUN))
+                .order_by(Run.id)
+            ).all()
+        for run_id, status, cancel_requested in active:
+            if run_id in self._executions:
+                if cancel_requested:
+                    self._executions[run_id].cancel()
+            else:
+                self._take(run_id, status, cancel_requested)
+
+    def _take(self, run_id: int, status: RunStatus, cancel_requested: bool) -> None:
+        """Claims a queued run, ends a cancelled one, marks an orphan. Leaves what another process holds."""
+        lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+        if not try_lock(lock, run_id):
+            lock.close()
+            return
+        try:
+            claimed = self._claim(run_id)
+        except BaseException:
+            lock.invalidate()
+            lock.close()
+            raise
+        if not claimed:
+            lock.invalidate()
+            lock.close()
+            return
+        execution = Execution(run_id, lock, self._shutdown)
+        thread = threading.Thread(target=self._work, args=(execution,), name=f"run-{run_id}")
+        self._executions[run_id], self._threads[run_id] = execution, thread
+        thread.start()
+
+    def _claim(self, run_id: int) -> bool:
+        """With the run's lock held. True when it is ours to run."""
+        with session() as db:
+            run = db.get_one(Run, run_id, with_for_update=True)
+            if run.status is RunStatus.running:
+                message = "its orchestrator was stopped or killed; `emend resume` goes on"
+                run.status, run.message, run.finished_at = RunStatus.interrupted, message, datetime.now(UTC)
+                for stage in db.scalars(
+                    select(Stage).where(Stage.run_id == run_id, Stage.status == StageStatus.running)
+                ):
+                    stage.status, stage.finished_at = StageStatus.interrupted, datetime.now(UTC)
+                    stage.message = message
+                    record(db, run, stage.name, StageStatus.interrupted, message)
+                record(db, run, None, RunStatus.interrupted, message)
+                _log.warning("orphaned run marked interrupted", run=run_id)
+                return False
+            if run.status is not RunStatus.queued:
+                return False
+            if run.cancel_requested:
+                run.status, run.finished_at = RunStatus.cancelled, datetime.now(UTC)
+                run.message = "cancelled before it began"
+                record(db, run, None, RunStatus.cancelled, run.message)
+                return False
+            run.status, run.started_at = RunStatus.running, run.started_at or datetime.now(UTC)
+            record(db, run, None, RunStatus.running)
+            return True
+
+    def _work(self, execution: Execution) -> None:
+        try:
+            execution.work()
+        except (
+            Unavailable,
+            DBAPIError,
+        ) as exc:  # shut down while the database is away: found as an orphan later
+            _log.warning("could not record the end of a run", reason=str(exc).splitlines()[0])
+        finally:
+            execution.release()
+
+
+class QueueWaker:
+    """Waits for NOTIFY on the queue's channel. Reconnects by itself; a missed one costs LOOK_SECONDS."""
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+
+    def wait(self, seconds: float, shutdown: threading.Event) -> None:
+        import select as sockets
+
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not shutdown.is_set():
+            try:
+                connection = self._connected()
+                if connection.notifies:
+                    connection.notifies.clear()
+                    return
+                # Short, so that a signal's flag is seen at once.
+                if sockets.select([connection], [], [], 0.2)[0]:
+                    connection.poll()
+            except psycopg2.Error:
+                self._connection = None
+                shutdown.wait(1.0)
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            url = engine().url.set(drivername="postgresql")
+            self._connection = psycopg2.connect(url.render_as_string(hide_password=False), connect_timeout=3)
+            self._connection.autocommit = True
+            with self._connection.cursor() as cursor:
+                cursor.execute(f"listen {QUEUE_CHANNEL}")
+        return self._connection
+
+
+def try_lock(connection: Connection, run_id: int) -> bool:
+    """The lock lasts as long as the connection."""
+    got = connection.scalar(
+        text("select pg_try_advisory_lock(:kind, :run)"), {"kind": RUN_LOCK, "run": run_id}
+    )
+    return bool(got)
+
+
+def _last_error(log: Path) -> str | None:
+    """The `error: …` line a stage ends with, else the last line (of a traceback, say)."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4_000))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return named[-1] if named else (lines[-1][:300] if lines else None)
+
+
+def main() -> None:
+    telemetry.configure("orchestrator")
+    orchestrator = Orchestrator()
+    signal.signal(signal.SIGTERM, orchestrator.stop)
+    signal.signal(signal.SIGINT, orchestrator.stop)
+    start_http_server(settings().orchestrator_port, settings().host)
+    try:
+        for sentence in promotion.reconcile():
+            _log.warning("reconciled an open promotion", what=sentence)
+    except (Unavailable, RegistryError) as exc:
+        _log.warning("open promotions not reconciled", reason=exc.message)
+    orchestrator.serve()
+
+
+if __name__ == "__main__":
+    main()
