@@ -8,8 +8,10 @@ are projected and rows filtered before any image is decoded.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from core.images import InputSpec, decode_png
+from pipeline.near_duplicates import SIGNATURE_BYTES
 
 SPLITS = ("train", "validation", "holdout", "regression", "excluded")
 SOURCES = ("generated", "sample", "import", "correction")
+
+ROW_GROUP = 5_000  # rows; what a reader of a few images has to fetch at least
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
     [
         pa.field("sha256", pa.string(), nullable=False),
-        pa.field("image", _IMAGE, nullable=False),  # PNG, as the model sees it
-        pa.field(
-            "original", _IMAGE
-        ),  # PNG of the decoded upload; null when it is the same
+        pa.field("image", _IMAGE),  # PNG, as the model sees it; null only in a row that withdraws
+        pa.field("original", _IMAGE),  # PNG of the decoded upload; null when it is the same
         pa.field("label", pa.string()),  # null: withdrawn
         pa.field("category_id", pa.int32()),
         pa.field("split", pa.string(), nullable=False),
@@ -42,6 +45,7 @@ SCHEMA = pa.schema(
         pa.field("correction_id", pa.string()),
         pa.field("import_id", pa.string()),
         pa.field("near_duplicate_of", pa.string()),
+        pa.field("signature", pa.binary(SIGNATURE_BYTES)),  # pipeline.near_duplicates; null when generated
         pa.field("labelled_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ],
     # `datasets` reads this key and then shows the column as pictures.
@@ -58,6 +62,8 @@ SCHEMA = pa.schema(
         )
     },
 )
+
+_REPETITIVE = ["label", "split", "source", "licence", "actor", "import_id"]  # worth a dictionary
 
 
 @dataclass(frozen=True)
@@ -96,44 +102,56 @@ def shard_version(path: Path) -> int:
     return int(path.stem.removeprefix("images-"))
 
 
+@contextmanager
+def shard_writer(path: Path, *, metadata: Mapping[str, str] | None = None) -> Iterator[pq.ParquetWriter]:
+    """Writes tables of SCHEMA, on disk (fsync) when the block ends; the caller names the file atomically.
+
+    metadata: further keys of the file's schema. PNG does not compress again, the other columns do.
+    """
+    schema = SCHEMA.with_metadata({**SCHEMA.metadata, **(metadata or {})})
+    with path.open("wb") as file:
+        with pq.ParquetWriter(
+            file, schema, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE
+        ) as writer:
+            yield writer
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_shard(path: Path, table: pa.Table) -> None:
-    """The caller names it atomically (core.storage.replacing). PNG does not compress again."""
-    pq.write_table(
-        table.cast(SCHEMA),
-        path,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=5_000,
-    )
+    """The caller names it atomically (core.storage.replacing)."""
+    with shard_writer(path) as writer:
+        writer.write_table(table.cast(SCHEMA), row_group_size=ROW_GROUP)
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """ParquetFile, because `pq.read_table` spends longer on importing than on reading a small shard."""
+    with pq.ParquetFile(path, memory_map=True) as file:
+        return file.read(columns=list(columns))
+
+
+def read_latest(home: Path, columns: Sequence[str], up_to: int | None = None) -> pa.Table:
+    """The latest row of each image, withdrawn ones (null label) too, plus the column `dataset_version`."""
+    needed = list(dict.fromkeys([*columns, "sha256", "label"]))
+    tables = []
+    for path in shards(home, up_to):
+        table = read_columns(path, needed)
+        version = pa.repeat(pa.scalar(shard_version(path), pa.int32()), len(table))
+        tables.append(table.append_column("dataset_version", version).replace_schema_metadata())
+    if not tables:
+        fields = [SCHEMA.field(name) for name in needed]
+        return pa.schema([*fields, pa.field("dataset_version", pa.int32())]).empty_table()
+    rows = pa.concat_tables(tables)
+    return rows.take(_latest(rows["sha256"])) if len(tables) > 1 else rows
 
 
 def read_rows(home: Path, columns: Sequence[str], up_to: int | None = None) -> pa.Table:
     """The latest row of each image, without withdrawn ones, plus the column `dataset_version`."""
-    needed = list(dict.fromkeys([*columns, "sha256", "label"]))
-    tables = []
-    for path in shards(home, up_to):
-        table = pq.read_table(path, columns=needed, memory_map=True)
-        tables.append(
-            table.append_column(
-                "dataset_version",
-                pa.array([shard_version(path)] * len(table), pa.int32()),
-            )
-        )
-    if not tables:
-        empty = pa.schema(
-            [SCHEMA.field(name) for name in needed]
-            + [pa.field("dataset_version", pa.int32())]
-        )
-        return empty.empty_table()
-    rows = pa.concat_tables(tables)
-    if len(tables) > 1:
-        rows = rows.take(_latest(rows["sha256"]))
+    rows = read_latest(home, columns, up_to)
     return rows.filter(pc.is_valid(rows["label"]))
 
 
-def load(
-    home: Path, spec: InputSpec, splits: Sequence[str], up_to: int | None = None
-) -> Labelled:
+def load(home: Path, spec: InputSpec, splits: Sequence[str], up_to: int | None = None) -> Labelled:
     """The images of some splits, decoded; only rows that are asked for are read and decoded."""
     columns = ["category_id", "split", "source", "correction_id"]
     rows = read_rows(home, columns, up_to)
@@ -154,18 +172,10 @@ def decode(home: Path, rows: pa.Table, spec: InputSpec) -> Labelled:
             columns=["sha256", "image"],
             filters=pc.is_in(pc.field("sha256"), names) if len(names) < 2_000 else None,
         )
-        order = pc.index_in(names, shard["sha256"].combine_chunks()).to_numpy(
-            zero_copy_only=False
-        )
-        encoded = (
-            pc.struct_field(shard["image"].combine_chunks(), "bytes")
-            .take(pa.array(order))
-            .to_pylist()
-        )
+        order = pc.index_in(names, shard["sha256"].combine_chunks()).to_numpy(zero_copy_only=False)
+        encoded = pc.struct_field(shard["image"].combine_chunks(), "bytes").take(pa.array(order)).to_pylist()
         with ThreadPoolExecutor(2) as pool:  # zlib lets go of the interpreter lock
-            for position, image in zip(
-                positions, pool.map(decode_png, encoded, chunksize=256), strict=True
-            ):
+            for position, image in zip(positions, pool.map(decode_png, encoded, chunksize=256), strict=True):
                 pixels[position] = image
     ids = rows["category_id"].to_numpy().astype(np.int32)
     return Labelled(pixels, ids, rows)
