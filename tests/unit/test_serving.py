@@ -132,6 +132,23 @@ def test_broken_json_is_a_bad_request(body: bytes) -> None:
         parse(body, JSON, DOODLE)
 
 
+def test_more_values_than_images_may_have_are_not_even_parsed() -> None:
+    with pytest.raises(BadRequest, match="more values"):
+        parse(b'{"inputs": [' + b"[]," * 1_000_000 + b"[]]}", JSON, DOODLE)
+
+
+@pytest.mark.parametrize("shape", [DOODLE, PHOTO])
+def test_as_many_images_as_allowed_fit(shape: tuple[int, ...]) -> None:
+    pixels = np.full((MOST_IMAGES, *shape), 255, np.uint8)
+    for payload in (
+        {"instances": [{"pixels": image} for image in pixels.tolist()]},
+        {"dataframe_records": [{"pixels": row} for row in pixels.reshape(MOST_IMAGES, -1).tolist()]},
+    ):
+        body = json.dumps(payload).encode()
+        assert len(body) <= MOST_BODY_BYTES
+        assert len(parse(body, JSON, shape)) == MOST_IMAGES
+
+
 def test_messages_do_not_repeat_the_body() -> None:
     for body in (b'{"inputs": "swordfish"}', b'"swordfish', b'{"inputs": [["swordfish"]]}'):
         with pytest.raises(BadRequest) as caught:
