@@ -6,7 +6,7 @@ Unknown keys and values out of range are refused by name. The presets are what a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from croniter import croniter
@@ -22,15 +22,9 @@ class _Section(BaseModel):
 
 
 class InputParams(_Section):
-    mode: Literal["L", "RGB"] = Field(
-        description="Grey (L) or colour (RGB): what the network is built for."
-    )
-    width: int = Field(
-        ge=8, le=512, description="Pixels; what the network was tuned for."
-    )
-    height: int = Field(
-        ge=8, le=512, description="Pixels; what the network was tuned for."
-    )
+    mode: Literal["L", "RGB"] = Field(description="Grey (L) or colour (RGB): what the network is built for.")
+    width: int = Field(ge=8, le=512, description="Pixels; what the network was tuned for.")
+    height: int = Field(ge=8, le=512, description="Pixels; what the network was tuned for.")
     drawing: bool = Field(
         False,
         description="Ink on paper: uploads are inverted, cropped to their ink, centred.",
@@ -65,52 +59,72 @@ class MergeParams(_Section):
 
 
 class TrainParams(_Section):
-    seed: int = Field(
-        1, ge=0, description="Same seed, data, lock and kind of CPU: same weights."
-    )
-    epochs: int = Field(
-        8,
+    seed: int = Field(1, ge=0, description="Same seed, data, lock and kind of CPU: same weights.")
+    threads: int = Field(
+        2,
         ge=1,
-        le=1000,
-        description="Passes over the training images, of at most max_steps steps.",
+        le=256,
+        description="Fixed, because the order of sums, so the weights, depend on it.",
     )
-    batch_size: int = Field(
-        256, ge=1, le=65536, description="Fills two cores; larger needs more epochs."
-    )
-    learning_rate: float = Field(
-        3e-3, gt=0, le=10, description="Peak of the one-cycle schedule."
-    )
-    weight_decay: float = Field(
-        0.05, ge=0, le=1, description="AdamW's; without it the small sets overfit."
-    )
-    label_smoothing: float = Field(
-        0.05, ge=0, lt=1, description="A few percent of labels are wrong."
+    widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
+        (32, 64, 128),
+        min_length=1,
+        max_length=8,
+        description="Channels of the network, one stage each; each stage halves the side.",
     )
     augmentation: Literal["none", "drawing", "photo"] = Field(
         description="Which random changes keep the label."
     )
+    epochs: int = Field(
+        8, ge=1, le=10_000, description="Of a first version, or when much is new. See `fresh_share`."
+    )
+    learning_rate: float = Field(3e-3, gt=0, le=10, description="Its peak; rises, then falls to zero.")
     warm_start: bool = Field(
         True,
-        description="Start from the champion's weights: fewer epochs for the same figure.",
+        description="Start from the champion's weights: the new version differs where it learnt something.",
     )
+    warm_epochs: int = Field(
+        3, ge=1, le=10_000, description="Of a warm start with little new data: the rest is learnt already."
+    )
+    warm_learning_rate: float = Field(
+        5e-4,
+        gt=0,
+        le=10,
+        description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",
+    )
+    fresh_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of training images the champion has not seen above which `epochs` holds, not `warm_epochs`.",
+    )
+    batch_size: int = Field(
+        256, ge=2, le=65536, description="Keeps two cores busy; larger needs more epochs."
+    )
+    min_steps: int = Field(
+        40,
+        ge=1,
+        le=100_000,
+        description="Of an epoch: a small set is passed over several times, or nothing is learnt.",
+    )
+    weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")
     correction_weight: float = Field(
         3.0,
         ge=1,
         le=100,
         description="Loss weight of corrected images: they are few, and where the model was wrong.",
     )
-    threads: int = Field(
-        2,
-        ge=1,
-        le=256,
-        description="Fixed, because the sum's order, so the weights, depend on it.",
+    balance: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Loss weight of a category grows as (mean count / its count) to this power: lifts new ones.",
     )
 
 
 class TriggerParams(_Section):
-    cron: str | None = Field(
-        None, description="When a run starts by itself, e.g. '0 3 * * *' (SCHEDULE_TZ)."
-    )
+    cron: str | None = Field(None, description="When a run starts by itself, e.g. '0 3 * * *' (SCHEDULE_TZ).")
     corrections: int | None = Field(
         None,
         ge=1,
@@ -121,19 +135,13 @@ class TriggerParams(_Section):
     @classmethod
     def _valid_cron(cls, value: str | None) -> str | None:
         if value is not None and not croniter.is_valid(value):
-            raise ValueError(
-                f"{value!r} is no cron expression of five fields, e.g. '0 3 * * *'"
-            )
+            raise ValueError(f"{value!r} is no cron expression of five fields, e.g. '0 3 * * *'")
         return value
 
 
 class StageParams(_Section):
-    timeout_seconds: int = Field(
-        3600, ge=1, description="A stage that takes longer hangs; train apart."
-    )
-    train_timeout_seconds: int = Field(
-        24 * 3600, ge=1, description="Training may be long on real data."
-    )
+    timeout_seconds: int = Field(3600, ge=1, description="A stage that takes longer hangs; train apart.")
+    train_timeout_seconds: int = Field(24 * 3600, ge=1, description="Training may be long on real data.")
     promote_timeout_seconds: int = Field(
         60, ge=1, description="The server loads a version in about a second."
     )
@@ -179,7 +187,6 @@ def parse(raw: object, source: str) -> Params:
         return Params.model_validate(raw)
     except ValidationError as exc:
         faults = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}"
-            for e in exc.errors()
+            f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in exc.errors()
         )
         raise ConfigurationError(f"{source}: {faults}") from exc

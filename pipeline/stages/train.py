@@ -1,0 +1,205 @@
+"""Trains the challenger on the home's dataset and writes `model/`.
+
+    python -m pipeline.stages.train --home data/doodles --run 12
+
+Reads only files of the home (params.yaml, dataset/, base/), so DVC can reproduce it without a run. base/ is the
+champion: its outputs keep their places, newly active categories are appended, and its weights are where training
+starts. Interrupted, it goes on from its last epoch; the weights are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.dataset import Category, Labelled, load, read_categories
+from pipeline.params import TrainParams
+from pipeline.stages import Result, StageError, StageRun, main, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.training.loop import Schedule, TrainingData
+
+
+def warm_up() -> None:
+    """torch and onnxruntime take 4 s to import."""
+    # Threads that wait for each other must not spin: other processes of the system share the cores, and a spinning
+    # thread then keeps the one it waits for from running.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import pipeline.training.export
+    import pipeline.training.loop  # noqa: F401
+
+
+def work(stage: StageRun) -> Result:
+    """Trains the challenger on dataset/ (splits train and validation), from base/ when there is a champion."""
+    warm_up()
+    from pipeline.training.export import export, read_weights
+    from pipeline.training.loop import best_device, train
+
+    started = time.monotonic()
+    params, spec = stage.params.train, stage.params.input.spec
+    outputs = decide_outputs(read_categories(stage.home), _base_outputs(stage.home))
+    images = load(stage.home, spec, ("train", "validation"))
+    data = training_data(images, outputs, params)
+    base, base_images = None, 0
+    if params.warm_start and _base_version(stage.home) is not None:
+        base, base_images = read_weights(stage.home / "base" / "weights.safetensors")
+    schedule = choose_schedule(params, len(data.targets), base_images if base is not None else None)
+    device = best_device()
+    print(
+        f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {len(outputs)} outputs; "
+        f"{schedule.epochs} epochs on {device.type}, {_start_named(stage.home, base)}"
+    )
+    curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
+    checkpoint = None if stage.run is None else stage.folder / "checkpoints" / "last.safetensors"
+    network = train(
+        data,
+        params,
+        schedule,
+        len(outputs),
+        base=base,
+        checkpoint=checkpoint,
+        report=curve.add,
+        device=device,
+    )
+    building = stage.home / "runs" / ".model"  # runs/ is in no version control, and on the same disk
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    example = next(iter(data.validation_pixels), None)
+    export(network, outputs, spec, building, example=example, train_images=len(data.targets))
+    _swap_in(building, stage.home / "model")
+    if checkpoint is not None:
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    seconds = round(time.monotonic() - started, 1)
+    print(f"trained and exported in {seconds} s")
+    return Result(
+        figures={
+            "train images": len(data.targets),
+            "validation images": len(data.validation_targets),
+            "validation_accuracy": curve.last.get("validation_accuracy"),
+            "epochs": schedule.epochs,
+            "seconds": seconds,
+            "device": device.type,
+        },
+        data={
+            "outputs": [{"id": category.id, "name": category.name} for category in outputs],
+            "base_version": _base_version(stage.home) if base is not None else None,
+            "learning_rate": schedule.learning_rate,
+        },
+    )
+
+
+def decide_outputs(categories: Sequence[Category], base: Sequence[Category]) -> list[Category]:
+    """The base's outputs in their order, under their present names, then newly active categories in order of id.
+
+    Retired categories keep their place. Raises StageError with fewer than two active ones.
+    """
+    active = [category for category in categories if category.state == "active"]
+    if len(active) < 2:
+        named = ", ".join(repr(category.name) for category in active) or "none"
+        pending = ", ".join(repr(c.name) for c in categories if c.state == "pending") or "none"
+        raise StageError(
+            f"a classifier needs at least two active categories; active: {named}; pending: {pending}. Add images of "
+            f"another category (`emend import`, or corrections) until it has merge.min_images, then run again"
+        )
+    present = {category.id: category for category in categories}
+    known = [present.get(category.id, category) for category in base]
+    known_ids = {category.id for category in base}
+    return known + sorted((c for c in active if c.id not in known_ids), key=lambda c: c.id)
+
+
+def training_data(images: Labelled, outputs: Sequence[Category], params: TrainParams) -> TrainingData:
+    """Images of active categories as arrays. Raises StageError when none are for training."""
+    from pipeline.training.loop import TrainingData, balanced
+
+    place = {category.id: index for index, category in enumerate(outputs) if category.state == "active"}
+    targets = np.array([place.get(int(i), -1) for i in images.category_ids], np.int64)
+    split = images.table["split"].to_numpy()
+    training, validation = (np.flatnonzero((split == s) & (targets >= 0)) for s in ("train", "validation"))
+    if len(training) == 0:
+        raise StageError(
+            "the dataset has no training images of an active category; import some (`emend import`), then run again"
+        )
+    corrected = images.table["source"].to_numpy()[training] == "correction"
+    weights = balanced(targets[training], params.balance)
+    weights = np.where(corrected, weights * params.correction_weight, weights).astype(np.float32)
+    return TrainingData(
+        pixels=images.pixels[training],
+        targets=targets[training],
+        weights=weights,
+        validation_pixels=images.pixels[validation],
+        validation_targets=targets[validation],
+    )
+
+
+def choose_schedule(params: TrainParams, images: int, base_images: int | None) -> Schedule:
+    """Gentle and short when the base has seen nearly all of the images. base_images: None without a base."""
+    from pipeline.training.loop import Schedule
+
+    if base_images is not None and images - base_images <= params.fresh_share * images:
+        return Schedule(params.warm_epochs, params.warm_learning_rate)
+    return Schedule(params.epochs, params.learning_rate)
+
+
+class Curve:
+    """`metrics.jsonl`, one object an epoch, only ever appended to; and a line for people.
+
+    A resumed training repeats an epoch that was killed before its checkpoint: the last line of an epoch counts.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+
+    def add(self, figures: dict[str, Any]) -> None:
+        self.last = figures
+        accuracy = figures["validation_accuracy"]
+        validation = "no validation images" if accuracy is None else f"validation {accuracy:.2%}"
+        print(
+            f"epoch {figures['epoch']}/{figures['epochs']}: loss {figures['train_loss']:.3f}, {validation}, "
+            f"{figures['images_per_second']:.0f} images/s, {figures['seconds']:.1f} s"
+        )
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(figures) + "\n")
+
+
+def _base_version(home: Path) -> int | None:
+    path = home / "base" / "version.json"
+    version: int | None = read_json(path)["version"] if path.exists() else None
+    return version
+
+
+def _base_outputs(home: Path) -> list[Category]:
+    if _base_version(home) is None:
+        return []
+    outputs = read_json(home / "base" / "categories.json")["outputs"]
+    return [Category(output["id"], output["name"], "retired") for output in outputs]
+
+
+def _start_named(home: Path, base: dict[str, Tensor] | None) -> str:
+    return "from new weights" if base is None else f"from the weights of version {_base_version(home)}"
+
+
+def _swap_in(built: Path, target: Path) -> None:
+    """Two renames; killed between them, the stage runs again and finds its last checkpoint."""
+    old = built.with_name(".model.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    built.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main("train", work, warm_up)

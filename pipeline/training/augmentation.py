@@ -1,0 +1,104 @@
+"""Random changes that keep the label, for whole batches, each image its own; torch only.
+
+Random numbers are drawn on the CPU from the caller's generator, so the same seed gives the same images on any
+device. Images are float32 (N, C, H, W), 0..1, and so is what comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+Kind = Literal["none", "drawing", "photo"]
+
+MARGIN = 1 / 14  # of half the side: the data set's drawings reach to within 1 of 28 pixels of each edge
+
+
+def augment(images: Tensor, kind: Kind, generator: Generator) -> Tensor:
+    if kind == "drawing":
+        return drawing(images, generator)
+    if kind == "photo":
+        return photo(images, generator)
+    return images
+
+
+def drawing(
+    images: Tensor,
+    generator: Generator,
+    *,
+    degrees: float = 15.0,
+    aspect: float = 0.2,
+    shear: float = 0.2,
+    elastic: float = 0.1,
+) -> Tensor:
+    """Turned, stretched and slanted, bent a little, and fitted to the frame again as every drawing is.
+
+    aspect: log of the largest stretch of width against height. elastic: in halves of the side.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    linear = _turned_and_slanted(n, generator, degrees, aspect, shear).to(device)  # (N, 2, 2)
+    positions = _pixel_centres(height, width).to(device)  # (H*W, 2)
+    scale, centre = _frame(images, torch.linalg.inv(linear), positions)
+    sampled = (positions * scale[:, None] + centre) @ linear.transpose(1, 2)  # (N, H*W, 2)
+    bend = (torch.rand(n, 2, 4, 4, generator=generator) * 2 - 1).to(device) * elastic
+    bend = F.interpolate(bend, size=(height, width), mode="bicubic", align_corners=True)
+    grid = sampled.view(n, height, width, 2) + bend.permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def photo(images: Tensor, generator: Generator, *, shift: float = 0.125, cutout: float = 0.25) -> Tensor:
+    """Mirrored or not, shifted (edges reflected), and a square cut out. shift and cutout: shares of the side."""
+    n, channels, height, width = images.shape
+    device = images.device
+    mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    reach = round(shift * min(height, width))
+    dy, dx = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(device)
+    rows = torch.arange(height, device=device) + dy[:, None]  # (N, H)
+    columns = torch.arange(width, device=device) + dx[:, None]  # (N, W)
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    which = torch.arange(n, device=device)[:, None, None, None]
+    planes = torch.arange(channels, device=device)[None, :, None, None]
+    shifted = padded[which, planes, rows[:, None, :, None], columns[:, None, None, :]]
+    middle = (
+        torch.rand(2, n, 1, generator=generator).to(device)
+        * torch.tensor([height, width], device=device)[:, None, None]
+    )
+    half = cutout * min(height, width) / 2
+    cut_rows = (torch.arange(height, device=device) - middle[0]).abs() < half  # (N, H)
+    cut_columns = (torch.arange(width, device=device) - middle[1]).abs() < half  # (N, W)
+    return shifted * ~(cut_rows[:, None, :, None] & cut_columns[:, None, None, :])
+
+
+def _turned_and_slanted(n: int, generator: Generator, degrees: float, aspect: float, shear: float) -> Tensor:
+    """(N, 2, 2): from a position in the new image to where it is read from in the old one."""
+    angle, stretch, slant = torch.rand(3, n, generator=generator) * 2 - 1
+    angle, stretch, slant = angle * math.radians(degrees), torch.exp(stretch * aspect / 2), slant * shear
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
+    turned = torch.stack([cos, -sin, sin, cos], 1).view(n, 2, 2)
+    return turned @ torch.stack([stretch, slant, zero, 1 / stretch], 1).view(n, 2, 2)
+
+
+def _pixel_centres(height: int, width: int) -> Tensor:
+    """(H*W, 2), x then y, -1..1 across the image."""
+    y = (torch.arange(height) * 2 + 1) / height - 1
+    x = (torch.arange(width) * 2 + 1) / width - 1
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
+
+
+def _frame(images: Tensor, inverse: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale (N, 1) and centre (N, 1, 2) of each turned drawing's ink, so that it fills the frame again."""
+    ink = images[:, 0].flatten(1) > 0.3  # (N, H*W)
+    moved = inverse @ positions.T  # (N, 2, H*W)
+    low = moved.masked_fill(~ink[:, None], 2.0).amin(2)
+    high = moved.masked_fill(~ink[:, None], -2.0).amax(2)
+    blank = ~ink.any(1, keepdim=True)
+    low, high = low.masked_fill(blank, MARGIN - 1), high.masked_fill(blank, 1 - MARGIN)
+    half_pixel = 1 / images.shape[-1]
+    reach = ((high - low) / 2 + half_pixel).amax(1, keepdim=True)
+    return reach / (1 - MARGIN), ((high + low) / 2)[:, None]

@@ -1,0 +1,80 @@
+"""The network: a small plain CNN for any input size, strong for its arithmetic on two CPU cores.
+
+A stem that halves the side, then for each further width a block of 3x3 convolution, halving, 3x3 convolution, each
+with batch norm and ReLU; the maximum over the positions left; one linear layer. In the spirit of airbench (Jordan
+2024, arXiv:2404.00498): few layers, wide enough, nothing that does not pay for its time. Halving in the stem
+matters most: at full size the first block alone costs more than all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+OUTPUT_ROWS = ("output.weight", "output.bias")
+
+
+class Block(nn.Module):
+    """Halves the side."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width_out)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.relu(self.norm2(self.conv2(x)))
+
+
+class Network(nn.Module):
+    """Images (N, 1 or 3, H, W), float32 0..1, to logits (N, classes)."""
+
+    def __init__(self, channels: int, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False)
+        self.norm = nn.BatchNorm2d(widths[0])
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(widths)))
+        self.output = nn.Linear(widths[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(images)))
+        x = self.blocks(x)
+        logits: Tensor = self.output(x.amax((2, 3)))
+        return logits
+
+
+def images_of(pixels: Tensor) -> Tensor:
+    """uint8 (N, H, W) or (N, H, W, 3) to float32 (N, 1 or 3, H, W), 0..1: the one normalisation there is.
+
+    Mean and spread are left to the first batch norm, so none can be wrong.
+    """
+    planes = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return planes.float() / 255
+
+
+def start_from(network: Network, base: Mapping[str, Tensor]) -> str | None:
+    """Loads `base` into `network`, which may have more outputs: rows of known outputs are kept, new ones stay new.
+
+    Returns None, or why `base` does not fit (another input or other widths); the network is then unchanged.
+    """
+    own = network.state_dict()
+    if set(base) != set(own):
+        return f"it has {len(base)} tensors where this network has {len(own)}"
+    merged = {}
+    for name, tensor in own.items():
+        given = base[name]
+        known = len(given) if name in OUTPUT_ROWS else None
+        if given.shape[1:] != tensor.shape[1:] or (known is None and given.shape != tensor.shape):
+            return f"its {name} is {tuple(given.shape)}, this network's {tuple(tensor.shape)}"
+        if known is not None and known > len(tensor):
+            return f"it has {known} outputs, this network only {len(tensor)}"
+        merged[name] = given if known is None else torch.cat([given.to(tensor), tensor[known:]])
+    network.load_state_dict(merged)
+    return None
