@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from core import __version__, telemetry
+from core import __version__, docs_page, telemetry
 from core.errors import EmendError, InvalidInput, NotFound, TooLarge, Unavailable
 from core.settings import settings
 
@@ -53,6 +53,8 @@ def application(
         },
     )
     app.add_middleware(Observed, service=service)
+
+    docs_page.install(app)
 
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:

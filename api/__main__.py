@@ -1,0 +1,15 @@
+"""Runs the gateway: `python -m api`. Settings say where (core/settings.py)."""
+
+from __future__ import annotations
+
+from api.app import create_app
+from core import web
+from core.settings import settings
+
+
+def main() -> None:
+    web.serve(create_app(), settings().api_port, "gateway")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The gateway's application: its state, made and ended with the process, its routes, its health."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import JSONResponse
+from sqlalchemy import select
+
+from api import corrections, models, predictions, runs
+from api.actors import Actors
+from api.batching import Batcher
+from api.catalogue import Catalogue
+from api.gateway import Gateway, gateway
+from api.history import History
+from api.upstream import ModelServer
+from core import web
+from core.database import session
+from core.errors import EmendError
+from core.settings import settings
+
+DATABASE_THREADS = 8  # with the catalogue's and the history's they stay within the pool's ten connections
+
+health = APIRouter(tags=["health"])
+
+
+def create_app() -> FastAPI:
+    app = web.application(
+        "gateway",
+        "Images in, answers out, corrections kept. Errors have one shape, see any 4xx below; times are UTC.",
+        lifespan=_lifespan,
+    )
+    for router in (predictions.router, corrections.router, models.router, runs.router, health):
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
+    here = settings()
+    model_server = ModelServer(here.serving_url, here.default_model)
+    state = Gateway(
+        catalogue=Catalogue(),
+        model_server=model_server,
+        batcher=Batcher(model_server.probabilities),
+        history=History(),
+        actors=Actors(here.data_dir),
+        decoding=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
+    )
+    app.state.gateway = state
+    state.catalogue.start()
+    state.history.start()
+    try:
+        yield
+    finally:
+        await anyio.to_thread.run_sync(state.history.stop)
+        await anyio.to_thread.run_sync(state.catalogue.stop)
+        await model_server.close()
+
+
+@health.get("/healthz", summary="The process lives")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@health.get("/readyz", summary="Everything that an answer needs is there", responses={503: {}})
+async def readyz(the: Annotated[Gateway, Depends(gateway)]) -> JSONResponse:
+    """Each part by name. Without the database predictions are still answered, corrections are not."""
+    checks: dict[str, Any] = {}
+    for name, check in (
+        ("database", anyio.to_thread.run_sync(_ask_database)),
+        ("model_server", the.model_server.ready()),
+    ):
+        try:
+            await check
+            checks[name] = {"ok": True}
+        except EmendError as exc:
+            checks[name] = {"ok": False, "message": exc.message}
+    ready = all(found["ok"] for found in checks.values())
+    body = {"status": "ready" if ready else "not ready", "checks": checks}
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+def _ask_database() -> None:
+    with session() as db:
+        db.execute(select(1))

@@ -1,0 +1,94 @@
+"""Micro-batching: requests that come while the model server is busy go to it together in the next call.
+
+Nothing waits for a timer: a lone request is sent at once, and the batch grows by itself with the load.
+Measured against the real model server on 2 cores, 32 clients at once: see bench and docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.upstream import Answers
+from core.errors import Unavailable
+
+MOST_IMAGES = 64
+MOST_BYTES = 3_000_000  # the model server takes 4 MiB
+MOST_WAITING = 2048
+CALLS_AT_ONCE = 2  # while one is on its way the server computes the other
+
+Score = Callable[[str, NDArray[np.uint8]], Awaitable[Answers]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """probabilities: (C,) float64."""
+
+    probabilities: NDArray[np.float64]
+    version: int | None
+
+
+@dataclass
+class _Lane:
+    """What waits for one model."""
+
+    waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Answer]]] = field(default_factory=deque)
+    calls: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Batcher:
+    """Belongs to one event loop."""
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+        self._lanes: dict[str, _Lane] = {}
+
+    async def answer(self, model: str, pixels: NDArray[np.uint8]) -> Answer:
+        """One image. Raises what the model server's client raises, and Unavailable when too many wait."""
+        lane = self._lanes.setdefault(model, _Lane())
+        if len(lane.waiting) >= MOST_WAITING:
+            raise Unavailable(f"{MOST_WAITING} images wait for '{model}' already; try again in a moment")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        lane.waiting.append((pixels, future))
+        if len(lane.calls) < CALLS_AT_ONCE:
+            call = asyncio.create_task(self._drain(model, lane))
+            lane.calls.add(call)
+            call.add_done_callback(lane.calls.discard)
+        return await future
+
+    async def _drain(self, model: str, lane: _Lane) -> None:
+        while batch := _next_batch(lane.waiting):
+            images, futures = zip(*batch, strict=True)
+            try:
+                answers = await self._score(model, np.stack(images))
+            except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(exc)
+                continue
+            for row, future in zip(answers.probabilities, futures, strict=True):
+                if not future.done():
+                    future.set_result(Answer(row, answers.version))
+
+
+def _next_batch(
+    waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Answer]]],
+) -> list[tuple[NDArray[np.uint8], asyncio.Future[Answer]]]:
+    """As many as one call takes, without those whose client went away."""
+    batch: list[tuple[NDArray[np.uint8], asyncio.Future[Answer]]] = []
+    size_bytes = 0
+    while (
+        waiting
+        and len(batch) < MOST_IMAGES
+        and (not batch or size_bytes + waiting[0][0].nbytes <= MOST_BYTES)
+    ):
+        pixels, future = waiting.popleft()
+        if not future.done():
+            batch.append((pixels, future))
+            size_bytes += pixels.nbytes
+    return batch

@@ -1,0 +1,194 @@
+"""Corrections and their receipts: /save-image/, /corrections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import anyio
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from api import history, inbox, metrics
+from api.gateway import Gateway, decode_base64, gateway
+from api.inbox import Kept, Statement
+from api.predictions import png
+from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, errors
+from core import receipts
+from core.database import Correction, CorrectionStatus, Prediction, session
+from core.errors import NotFound
+from core.images import from_bytes
+from core.labels import key_of, normalise
+from core.settings import settings
+
+router = APIRouter(tags=["corrections"])
+The = Annotated[Gateway, Depends(gateway)]
+MOST_LISTED = 500
+
+
+@router.post("/save-image", include_in_schema=False, status_code=201)
+@router.post(
+    "/save-image/",
+    summary="Say what an image really is",
+    status_code=201,
+    response_model=CorrectionAnswer,
+    responses=errors(400, 404, 409, 413, 422, 429, 503, 507),
+)
+async def save_image(
+    body: SaveImageRequest,
+    request: Request,
+    the: The,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Your own id of this correction: sent again it gives the first answer again.",
+        ),
+    ] = None,
+    emend_actor: Annotated[str | None, Header(description="Who says it; else a cookie does.")] = None,
+) -> Response:
+    """Answered only when the image is on disk and its row committed.
+
+    A label may be new: its category stays pending until it has enough images. Sent again with the same
+    `Idempotency-Key`, or without one while the same actor's same image and label still wait, it gives the first
+    answer again with the header `Idempotent-Replay: true`.
+    """
+    label = normalise(body.label)
+    model = await the.model(body.model)
+    known_actor = the.actors.known(request)
+    data = decode_base64(body.image, "image")
+    decoded = await anyio.to_thread.run_sync(from_bytes, data, model.spec, limiter=the.decoding)
+    cookie = Response()  # carries the cookie of somebody new until there is an answer
+    statement = Statement(
+        model=model.name,
+        image=decoded,
+        label=label,
+        actor=known_actor or the.actors.introduce(cookie),
+        source=body.source,
+        prediction_id=body.prediction_id,
+        idempotency_key=idempotency_key,
+        request_sha256=inbox.digest(model.name, data, body.label, body.prediction_id, body.source),
+    )
+    kept = await anyio.to_thread.run_sync(inbox.keep, statement, settings().data_dir)
+    response = JSONResponse(_answer(kept.correction), status_code=201)
+    if "set-cookie" in cookie.headers:
+        response.headers["Set-Cookie"] = cookie.headers["set-cookie"]
+    if kept.replayed:
+        response.headers["Idempotent-Replay"] = "true"
+    else:
+        metrics.CORRECTIONS.labels(model.name, _agreement(the, kept)).inc()
+    return response
+
+
+@router.get(
+    "/corrections",
+    summary="What people said, newest first",
+    response_model=CorrectionsPage,
+    responses=errors(400, 503),
+)
+def corrections(
+    request: Request,
+    the: The,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
+    before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
+    model: Annotated[str | None, Query(max_length=100)] = None,
+    status: Annotated[CorrectionStatus | None, Query()] = None,
+    mine: Annotated[bool, Query(description="Only those of the actor who asks.")] = False,
+) -> dict[str, Any]:
+    actor = the.actors.known(request) if mine else None
+    if mine and actor is None:
+        return {"items": [], "next_before": None}
+    items = receipts.list_corrections(limit=limit, before=before, model=model, status=status, actor=actor)
+    return {"items": items, "next_before": items[-1]["correction_id"] if len(items) == limit else None}
+
+
+@router.get(
+    "/corrections/{correction_id}",
+    summary="What became of a correction",
+    response_model=ReceiptAnswer,
+    responses=errors(400, 404, 503),
+)
+def correction(correction_id: UUID, the: The) -> dict[str, Any]:
+    """The receipt: from "received" down to "version 7 now gets it right"."""
+    found = receipts.receipt(correction_id)
+    if found["prediction"] is None and found["prediction_id"] is not None:
+        waiting = the.history.buffered(UUID(found["prediction_id"]))
+        if waiting is not None:
+            found["prediction"] = {"id": waiting.id, "label": waiting.label, "version": waiting.version}
+    return found
+
+
+@router.get(
+    "/corrections/{correction_id}/image",
+    summary="The corrected image as the model sees it",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, **errors(400, 404, 503)},
+)
+def correction_image(correction_id: UUID) -> Response:
+    with session() as db:
+        found = db.get(Correction, correction_id)
+    if found is None:
+        raise NotFound(f"there is no correction {correction_id}")
+    data = _stored_image(found, settings().data_dir)
+    if data is None:
+        raise NotFound(
+            f"the image of correction {correction_id} is not on this machine; see its dataset version"
+        )
+    return png(data)
+
+
+def _answer(correction: Correction) -> dict[str, Any]:
+    return {
+        "correction_id": str(correction.id),
+        "image_sha256": correction.image_sha256,
+        "label": correction.label,
+        "status": correction.status,
+        "receipt": f"/corrections/{correction.id}",
+    }
+
+
+def _agreement(the: Gateway, kept: Kept) -> str:
+    """Does it agree with the prediction it speaks of, written or still in the buffer?"""
+    predicted = kept.predicted
+    if predicted is None and kept.correction.prediction_id is not None:
+        buffered = the.history.buffered(kept.correction.prediction_id)
+        predicted = (
+            buffered.label if buffered is not None and buffered.model == kept.correction.model else None
+        )
+    if predicted is None:
+        return "unknown"
+    return "agrees" if key_of(predicted) == kept.category.key else "disagrees"
+
+
+def _stored_image(correction: Correction, data_dir: Path) -> bytes | None:
+    """Where it is by now: waiting, set aside, in a dataset version, or in the history of its prediction."""
+    home, file = data_dir / correction.model, f"{correction.image_sha256}.png"
+    waiting = inbox.image_path(data_dir, correction.model, correction.label, correction.image_sha256)
+    for path in (waiting, *home.glob(f"quarantine/*/{file}")):
+        if path.is_file():
+            return path.read_bytes()
+    if correction.dataset_version is not None:
+        found = _in_shard(
+            home / "dataset" / f"images-{correction.dataset_version:06d}.parquet", correction.image_sha256
+        )
+        if found is not None:
+            return found
+    if correction.prediction_id is not None:
+        row = history.find(correction.prediction_id, Prediction.pixels, Prediction.image_sha256)
+        if row is not None and row.image_sha256 == correction.image_sha256:
+            return bytes(row.pixels)
+    return None
+
+
+def _in_shard(shard: Path, sha256: str) -> bytes | None:
+    if not shard.is_file():
+        return None
+    import pyarrow.compute as pc  # half a second and 60 MB, which a gateway that only answers never needs
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(shard, columns=["image"], filters=pc.field("sha256") == sha256).to_pylist()
+    data: bytes | None = rows[-1]["image"]["bytes"] if rows else None
+    return data

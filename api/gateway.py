@@ -1,0 +1,55 @@
+"""What the routes share: one object per process, made at start."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import anyio
+from fastapi import Request
+
+from api.actors import Actors
+from api.batching import Batcher
+from api.catalogue import Catalogue, KnownModel
+from api.history import History
+from api.upstream import ModelServer
+from core.errors import InvalidInput
+from core.settings import settings
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """decoding: how many images are decoded at once, each up to 40 megapixels; database: likewise, within the pool."""
+
+    catalogue: Catalogue
+    model_server: ModelServer
+    batcher: Batcher
+    history: History
+    actors: Actors
+    decoding: anyio.CapacityLimiter
+
+    async def model(self, name: str | None) -> KnownModel:
+        """The default one for None. Raises UnknownModel, or Unavailable when that cannot be told."""
+        wanted = settings().default_model if name is None else name
+        found = self.catalogue.get(wanted)
+        return found if found is not None else await anyio.to_thread.run_sync(self.catalogue.find, wanted)
+
+
+def gateway(request: Request) -> Gateway:
+    found: Gateway = request.app.state.gateway
+    return found
+
+
+def decode_base64(text: str, field: str) -> bytes:
+    """Raises InvalidInput, which never repeats the text."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:  # ValueError: characters beyond ASCII
+        raise InvalidInput(
+            f"{field} is not base64: send the standard alphabet with padding, without line breaks or a `data:` prefix",
+            field=field,
+        ) from exc
+    if not data:
+        raise InvalidInput(f"{field} is empty; send base64 of an image", field=field)
+    return data

@@ -1,0 +1,231 @@
+"""The history of predictions: written in batches off the request's path, read page by page.
+
+A recorded prediction waits in a bounded buffer until a thread of its own has written it; while the database
+is away it stays there, and the oldest go first when the buffer is full. Writing is repeatable (an id already
+there is left alone), so a commit whose answer got lost costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.dialects.postgresql import insert
+from uuid_utils.compat import uuid7
+
+from api import metrics
+from core import partitions, telemetry
+from core.database import Correction, Prediction, session
+from core.errors import EmendError
+from core.images import Pixels, encode_png
+
+MOST_BUFFERED = 10_000
+MOST_PER_WRITE = 500
+FLUSH_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 2.0
+SHUTDOWN_SECONDS = 5.0
+
+log = telemetry.get_logger("history")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One prediction as it was answered."""
+
+    id: UUID
+    model: str
+    version: int | None
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    image_sha256: str
+    pixels: Pixels
+    filename: str | None
+    actor: str | None
+
+
+class History:
+    """The buffer and its writer. Threads may share it."""
+
+    def __init__(self, most_buffered: int = MOST_BUFFERED) -> None:
+        self._most_buffered = most_buffered
+        self._buffer: OrderedDict[UUID, Recorded] = OrderedDict()
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._partitions: set[date] = set()
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what is left, for as long as a supervisor is patient."""
+        self._stopping.set()
+        self._thread.join(timeout=SHUTDOWN_SECONDS)
+        if self._buffer:
+            log.warning("predictions lost at shutdown", count=len(self._buffer))
+
+    def record(self, prediction: Recorded) -> None:
+        with self._changing:
+            if len(self._buffer) >= self._most_buffered:
+                self._buffer.popitem(last=False)
+                metrics.HISTORY_DROPPED.inc()
+            self._buffer[prediction.id] = prediction
+            metrics.HISTORY_WAITING.set(len(self._buffer))
+
+    def buffered(self, prediction_id: UUID) -> Recorded | None:
+        """Not yet written; None says nothing about the table."""
+        with self._changing:
+            return self._buffer.get(prediction_id)
+
+    def flush(self) -> int:
+        """Writes a batch of the oldest and returns how many. Raises Unavailable; nothing is lost then."""
+        with self._changing:
+            batch = list(islice(self._buffer.values(), MOST_PER_WRITE))
+        self._make_partitions(batch)
+        if batch:
+            rows = [_row(prediction) for prediction in batch]
+            with session() as db:
+                db.execute(insert(Prediction).on_conflict_do_nothing(), rows)
+        with self._changing:
+            for prediction in batch:
+                self._buffer.pop(prediction.id, None)
+            metrics.HISTORY_WAITING.set(len(self._buffer))
+        return len(batch)
+
+    def _make_partitions(self, batch: Sequence[Recorded]) -> None:
+        """Today's, tomorrow's, and those of what waited past midnight."""
+        today = datetime.now(UTC).date()
+        days = {today, today + timedelta(days=1)} | {time_of(p.id).date() for p in batch}
+        for day in sorted(days - self._partitions):
+            with session() as db:
+                partitions.ensure(db.connection(), day)
+            self._partitions.add(day)
+
+    def _run(self) -> None:
+        pause = FLUSH_SECONDS
+        give_up_at = float("inf")
+        while True:
+            stopping = self._stopping.wait(pause)
+            if stopping:
+                give_up_at = min(give_up_at, time.monotonic() + SHUTDOWN_SECONDS)
+            try:
+                written = self.flush()
+                pause = 0.0 if written == MOST_PER_WRITE else FLUSH_SECONDS
+            except EmendError as exc:
+                if pause <= FLUSH_SECONDS:
+                    log.warning("history waits", reason=exc.message, buffered=len(self._buffer))
+                pause = min(LONGEST_WAIT_SECONDS, max(pause, FLUSH_SECONDS) * 2)
+            except Exception:  # the thread's edge: what waits is tried again
+                log.exception("history failed")
+                self._partitions.clear()  # somebody may have dropped one
+                pause = LONGEST_WAIT_SECONDS
+            if stopping and (not self._buffer or time.monotonic() > give_up_at):
+                return
+            if stopping:
+                time.sleep(0.05)  # the event is set, so it no longer makes us wait
+
+
+def new_id() -> UUID:
+    return uuid7()
+
+
+def time_of(prediction_id: UUID) -> datetime:
+    """The moment in a UUIDv7, to the millisecond; it is also the row's `created_at`, so an id names its partition.
+
+    Raises ValueError for an id of another kind.
+    """
+    if prediction_id.version != 7:
+        raise ValueError("not a UUIDv7")
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=prediction_id.int >> 80)
+
+
+def find(prediction_id: UUID, *columns: ColumnElement[Any] | Any) -> Any:
+    """The columns of a written prediction as a row, or None. Looks into one partition only."""
+    try:
+        created_at = time_of(prediction_id)
+    except ValueError:
+        return None
+    with session() as db:
+        query = select(*columns).where(Prediction.id == prediction_id, Prediction.created_at == created_at)
+        return db.execute(query).one_or_none()
+
+
+def page(
+    *,
+    limit: int,
+    before: UUID | None = None,
+    model: str | None = None,
+    label: str | None = None,
+    version: int | None = None,
+    corrected: bool | None = None,
+) -> list[dict[str, Any]]:
+    """Newest first. before: the last id of the page already seen. Raises Unavailable."""
+    query = select(
+        Prediction.id,
+        Prediction.created_at,
+        Prediction.model,
+        Prediction.version,
+        Prediction.label,
+        Prediction.confidence,
+        Prediction.image_sha256,
+        Prediction.filename,
+    )
+    if before is not None:
+        query = query.where(Prediction.id < before, Prediction.created_at <= time_of(before))
+    if model is not None:
+        query = query.where(Prediction.model == model)
+    if label is not None:
+        query = query.where(Prediction.label == label)
+    if version is not None:
+        query = query.where(Prediction.version == version)
+    if corrected is not None:
+        linked = select(Correction.id).where(Correction.prediction_id == Prediction.id).exists()
+        query = query.where(linked if corrected else ~linked)
+    with session() as db:
+        rows = db.execute(query.order_by(Prediction.id.desc()).limit(limit)).all()
+        said = db.execute(
+            select(Correction.prediction_id, Correction.label)
+            .where(Correction.prediction_id.in_([row.id for row in rows]))
+            .order_by(Correction.received_at, Correction.id)
+        )
+        labels = dict(said.tuples().all())  # the latest one stays
+    return [
+        {
+            "id": str(row.id),
+            "filename": row.filename,
+            "prediction": row.label,
+            "confidence": row.confidence,
+            "timestamp": row.created_at.isoformat(timespec="milliseconds"),
+            "version": row.version,
+            "model": row.model,
+            "image_sha256": row.image_sha256,
+            "corrected": labels.get(row.id),
+            "image": f"/predictions/{row.id}/image",
+        }
+        for row in rows
+    ]
+
+
+def _row(prediction: Recorded) -> dict[str, Any]:
+    return {
+        "id": prediction.id,
+        "created_at": time_of(prediction.id),
+        "model": prediction.model,
+        "version": prediction.version,
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "probabilities": prediction.probabilities,
+        "image_sha256": prediction.image_sha256,
+        "pixels": encode_png(prediction.pixels),
+        "filename": prediction.filename,
+        "actor": prediction.actor,
+    }

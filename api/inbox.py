@@ -1,0 +1,211 @@
+"""Keeping a correction: its image on disk and its row committed, both or neither.
+
+The files are written inside the transaction, before its commit: while the database is away none is written,
+and when a commit is refused what was new is removed. Only a process killed between the two, or a database that
+dies in the very moment of the commit, can leave a file without a row: that is no loss, since rows decide what
+a run takes. A row without its file cannot come about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from api.errors import TooMany
+from api.history import new_id, time_of
+from core import categories
+from core.database import Category, Correction, CorrectionStatus, Prediction, session
+from core.errors import EmendError, IdempotencyMismatch
+from core.images import Decoded, encode_png
+from core.storage import write_durably
+
+MOST_WAITING_PER_ACTOR = 5_000
+
+# One image is dealt with by one thread at a time: else one could remove the file that the other relies on.
+_IMAGE_LOCKS = [threading.Lock() for _ in range(64)]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """An actor says: this image is a <label>. label: normalised. request_sha256: of what was sent, see `digest`."""
+
+    model: str
+    image: Decoded
+    label: str
+    actor: str
+    source: str
+    prediction_id: UUID | None
+    idempotency_key: str | None
+    request_sha256: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """replayed: it was kept before. predicted: the label of the prediction it speaks of, if that is written."""
+
+    correction: Correction
+    category: Category
+    replayed: bool
+    predicted: str | None
+
+
+def digest(model: str, image: bytes, label: str, prediction_id: UUID | None, source: str) -> str:
+    """Of the request's meaning, so that two spellings of the same JSON are the same request."""
+    parts = [model, hashlib.sha256(image).hexdigest(), label, str(prediction_id), source]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def keep(statement: Statement, data_dir: Path) -> Kept:
+    """Returns when image and row would survive a power cut.
+
+    Raises IdempotencyMismatch, InvalidLabel, Conflict, TooMany, Unavailable, DiskFull; nothing is kept then.
+    """
+    with _IMAGE_LOCKS[int(statement.image.sha256[:8], 16) % len(_IMAGE_LOCKS)]:
+        for attempt in range(3):
+            try:
+                return _keep(statement, data_dir)
+            except IntegrityError:
+                # Somebody was first with the same key or the same new category; now they can be seen.
+                if attempt == 2:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def image_path(data_dir: Path, model: str, label: str, sha256: str) -> Path:
+    """label: the correction's, which is its category's name at that time."""
+    return data_dir / model / "inbox" / label / f"{sha256}.png"
+
+
+def original_path(data_dir: Path, model: str, sha256: str) -> Path:
+    return data_dir / model / "originals" / sha256[:2] / f"{sha256}.png"
+
+
+def _keep(statement: Statement, data_dir: Path) -> Kept:
+    new_files: list[Path] = []
+    row_sent = False
+    try:
+        with session() as db:
+            earlier = _earlier(db, statement)
+            if earlier is not None:
+                return Kept(earlier, _category_of(db, earlier), True, None)
+            _check_cap(db, statement)
+            category = categories.find_or_add(db, statement.model, statement.label)
+            files = _files(statement, category, data_dir)
+            new_files = [path for path, _ in files if not path.exists()]
+            for path, data in files:  # also those that are there: a run's cleanup may be about to remove them
+                write_durably(path, data)
+            correction = _row(statement, category)
+            db.add(correction)
+            predicted = _predicted(db, statement)
+            db.flush()
+            db.refresh(correction)
+            row_sent = True
+        return Kept(correction, category, False, predicted)
+    except BaseException:
+        if not row_sent:
+            _remove_unless_needed(statement, new_files)
+        raise
+
+
+def _earlier(db: Session, statement: Statement) -> Correction | None:
+    """The same request, kept before. Raises IdempotencyMismatch."""
+    query = select(Correction).where(Correction.actor == statement.actor)
+    if statement.idempotency_key is not None:
+        found = db.scalar(query.where(Correction.idempotency_key == statement.idempotency_key))
+        if found is not None and found.request_sha256 != statement.request_sha256:
+            raise IdempotencyMismatch(
+                f"this Idempotency-Key was used for correction {found.id}, with another body; use a new one",
+                field="Idempotency-Key",
+            )
+        return found
+    # Without a key: the same image and label again, while the first waits, is a double click.
+    said = query.where(
+        Correction.model == statement.model,
+        Correction.image_sha256 == statement.image.sha256,
+        Correction.status == CorrectionStatus.accepted,
+    )
+    latest = db.scalar(said.order_by(Correction.received_at.desc(), Correction.id.desc()).limit(1))
+    if latest is None or not categories.means(_category_of(db, latest), statement.label):
+        return None
+    return latest
+
+
+def _check_cap(db: Session, statement: Statement) -> None:
+    waiting = db.scalar(
+        select(func.count()).where(
+            Correction.model == statement.model,
+            Correction.actor == statement.actor,
+            Correction.status == CorrectionStatus.accepted,
+        )
+    )
+    if (waiting or 0) >= MOST_WAITING_PER_ACTOR:
+        raise TooMany(f"{waiting} of your corrections wait for a run already; try again after the next one")
+
+
+def _files(statement: Statement, category: Category, data_dir: Path) -> Sequence[tuple[Path, bytes]]:
+    image = statement.image
+    files = [
+        (image_path(data_dir, statement.model, category.name, image.sha256), encode_png(image.pixels)),
+    ]
+    if image.original is not None:
+        files.append((original_path(data_dir, statement.model, image.sha256), encode_png(image.original)))
+    return files
+
+
+def _row(statement: Statement, category: Category) -> Correction:
+    return Correction(
+        id=new_id(),
+        model=statement.model,
+        image_sha256=statement.image.sha256,
+        category_id=category.id,
+        label=category.name,
+        actor=statement.actor,
+        source=statement.source,
+        prediction_id=statement.prediction_id,
+        idempotency_key=statement.idempotency_key,
+        request_sha256=statement.request_sha256,
+        status=CorrectionStatus.accepted,
+    )
+
+
+def _predicted(db: Session, statement: Statement) -> str | None:
+    if statement.prediction_id is None or statement.prediction_id.version != 7:
+        return None
+    return db.scalar(
+        select(Prediction.label).where(
+            Prediction.id == statement.prediction_id,
+            Prediction.created_at == time_of(statement.prediction_id),
+            Prediction.model == statement.model,
+        )
+    )
+
+
+def _category_of(db: Session, correction: Correction) -> Category:
+    return db.get_one(Category, (correction.model, correction.category_id))
+
+
+def _remove_unless_needed(statement: Statement, new_files: Sequence[Path]) -> None:
+    """Another gateway on the same disk may have kept the same image meanwhile; in doubt the file stays."""
+    if not any(path.exists() for path in new_files):
+        return
+    try:
+        with session() as db:
+            needed = db.scalar(
+                select(Correction.id)
+                .where(Correction.model == statement.model, Correction.image_sha256 == statement.image.sha256)
+                .limit(1)
+            )
+    except EmendError:
+        return
+    if needed is None:
+        for path in new_files:
+            path.unlink(missing_ok=True)

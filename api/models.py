@@ -1,0 +1,146 @@
+"""The models: what they see, what they know, which version is live: /models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.catalogue import holdout_accuracy
+from api.errors import UnknownModel
+from api.gateway import Gateway, gateway
+from api.schemas import ModelAnswer, ModelsAnswer, PromotionsAnswer, RollbackRequest, errors
+from core import receipts
+from core.database import ACTIVE_RUN, Category, Correction, Model, Prediction, Run, Version, session
+from pipeline import runs
+
+router = APIRouter(tags=["models"])
+The = Annotated[Gateway, Depends(gateway)]
+Name = Annotated[str, Path(max_length=100)]
+
+
+@router.get("/models", summary="Every model", response_model=ModelsAnswer, responses=errors(503))
+def models() -> dict[str, Any]:
+    with session() as db:
+        return {"models": [_as_json(db, model) for model in db.scalars(select(Model).order_by(Model.name))]}
+
+
+@router.get(
+    "/models/{name}",
+    summary="Categories, input, champion, counts",
+    response_model=ModelAnswer,
+    responses=errors(404, 503),
+)
+def model(name: Name) -> dict[str, Any]:
+    with session() as db:
+        return _as_json(db, _existing(db, name))
+
+
+@router.post(
+    "/models/{name}/rollback", summary="Put the previous version back", responses=errors(404, 409, 503)
+)
+def rollback(name: Name, request: Request, the: The, body: RollbackRequest | None = None) -> dict[str, Any]:
+    """Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason."""
+    with session() as db:
+        _existing(db, name)
+    reason = (body or RollbackRequest()).reason
+    return runs.rollback(name, actor=requester(request, the), reason=reason)
+
+
+@router.post(
+    "/models/{name}/promotion/resume",
+    summary="Let runs promote again after a rollback",
+    response_model=ModelAnswer,
+    responses=errors(404, 503),
+)
+def resume_promotion(name: Name, request: Request, the: The) -> dict[str, Any]:
+    with session() as db:
+        _existing(db, name)
+    runs.resume_promotion(name, actor=requester(request, the))
+    with session() as db:
+        return _as_json(db, _existing(db, name))
+
+
+@router.get(
+    "/models/{name}/promotions",
+    summary="The ledger: which version went live when, by whom, why",
+    response_model=PromotionsAnswer,
+    responses=errors(404, 503),
+)
+def promotions(name: Name, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> dict[str, Any]:
+    with session() as db:
+        _existing(db, name)
+    return {"promotions": runs.ledger(name, limit)}
+
+
+def requester(request: Request, the: Gateway) -> str:
+    """Who asked, for the ledger and the list of runs: never a name, since actors are stored hashed."""
+    actor = the.actors.known(request)
+    return "somebody over HTTP" if actor is None else f"actor {actor[:12]}"
+
+
+def _existing(db: Session, name: str) -> Model:
+    found = db.get(Model, name) if name.isprintable() else None
+    if found is None:
+        known = ", ".join(db.scalars(select(Model.name).order_by(Model.name))) or "none yet"
+        raise UnknownModel(f"there is no model {name!r}; the known ones: {known}", field="name")
+    return found
+
+
+def _as_json(db: Session, model: Model) -> dict[str, Any]:
+    waiting = receipts.waiting(db, model)
+    categories = db.scalars(select(Category).where(Category.model == model.name).order_by(Category.id))
+    given = model.params["input"]
+    return {
+        "name": model.name,
+        "input": {
+            "mode": given["mode"],
+            "width": given["width"],
+            "height": given["height"],
+            "drawing": bool(given.get("drawing", False)),
+        },
+        "champion": _champion(db, model.name),
+        "promotion_paused": model.promotion_paused_at is not None,
+        "corrections_waiting": waiting["corrections"],
+        "corrections_needed": waiting["missing_for_a_run"],
+        "corrections": db.scalar(select(func.count()).where(Correction.model == model.name)),
+        "predictions_24h": _recent_predictions(db, model.name),
+        "active_run": db.scalar(
+            select(Run.id).where(Run.model == model.name, Run.status.in_(ACTIVE_RUN)).limit(1)
+        ),
+        "categories": [
+            {
+                "id": category.id,
+                "name": category.name,
+                "aliases": category.aliases,
+                "state": category.state,
+                "images": category.images,
+                "train_images": category.train_images,
+                "missing": receipts.missing_images(category, model),
+            }
+            for category in categories
+        ],
+    }
+
+
+def _champion(db: Session, name: str) -> dict[str, Any] | None:
+    number = receipts.champion_version(db, name)
+    if number is None:
+        return None
+    version = db.get(Version, (name, number))
+    return {
+        "version": number,
+        "dataset_version": None if version is None else version.dataset_version,
+        "holdout_accuracy": None if version is None else holdout_accuracy(version.figures),
+        "run_id": None if version is None else version.run_id,
+    }
+
+
+def _recent_predictions(db: Session, name: str) -> int:
+    """Of the last 24 hours: two partitions at most, however long the history is."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    counted = select(func.count()).where(Prediction.model == name, Prediction.created_at >= since)
+    return db.scalar(counted) or 0

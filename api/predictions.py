@@ -1,0 +1,224 @@
+"""Answering, and what was answered: /invocations/, /predict, /predictions."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+
+from api import history, metrics
+from api.batching import Answer
+from api.catalogue import KnownModel
+from api.gateway import Gateway, decode_base64, gateway
+from api.history import Recorded
+from api.schemas import (
+    MOST_IMAGES,
+    HistoryPage,
+    InvocationRequest,
+    PredictionAnswer,
+    PredictionAnswers,
+    errors,
+)
+from api.upstream import check
+from core.database import Prediction
+from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
+from core.images import Decoded, InputSpec, encode_png, from_bytes
+
+router = APIRouter(tags=["predictions"])
+The = Annotated[Gateway, Depends(gateway)]
+MOST_LISTED = 500
+
+
+@router.post("/invocations", include_in_schema=False)
+@router.post(
+    "/invocations/",
+    summary="What does the model see?",
+    response_model=PredictionAnswer | PredictionAnswers,
+    responses=errors(400, 404, 413, 502, 503),
+)
+async def invocations(body: InvocationRequest, request: Request, the: The) -> Response:
+    """One image, or several at once. A prediction's id can be used in a correction from now on."""
+    texts = _texts(body)
+    model = await the.model(body.model)
+    actor = the.actors.known(request)
+    fields = ["image"] if body.images is None else [f"images.{index}" for index in range(len(texts))]
+    decoded = await anyio.to_thread.run_sync(_decode_all, texts, fields, model.spec, limiter=the.decoding)
+    answers = await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
+    return JSONResponse(answers[0] if body.images is None else {"predictions": answers})
+
+
+@router.post(
+    "/predict",
+    summary="What does the model see in this file?",
+    response_model=PredictionAnswer,
+    responses=errors(400, 404, 413, 502, 503),
+)
+async def predict(
+    request: Request,
+    the: The,
+    file: Annotated[UploadFile, File(description="A PNG, JPEG or WebP file.")],
+    model: Annotated[str | None, Form(max_length=100, description="The default model when left out.")] = None,
+) -> Response:
+    """Upload one file as `multipart/form-data`; the answer is that of /invocations/."""
+    known = await the.model(model)
+    actor = the.actors.known(request)
+    data = await file.read()
+    if not data:
+        raise InvalidImage("the file is empty; send a PNG, JPEG or WebP image", field="file")
+    decoded = await anyio.to_thread.run_sync(_decode, data, known.spec, "file", limiter=the.decoding)
+    filename = _plain_filename(file.filename)
+    answers = await _predict(the, known, [decoded], draft=False, filename=filename, actor=actor)
+    return JSONResponse(answers[0])
+
+
+@router.get(
+    "/predictions",
+    summary="What was answered, newest first",
+    response_model=HistoryPage,
+    responses=errors(400, 503),
+)
+def predictions(
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
+    before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
+    model: Annotated[str | None, Query(max_length=100)] = None,
+    label: Annotated[str | None, Query(max_length=200, description="What was answered.")] = None,
+    version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    corrected: Annotated[
+        bool | None, Query(description="Only those that were (or were not) corrected.")
+    ] = None,
+) -> dict[str, Any]:
+    """Recorded predictions appear within a quarter of a second, and stay for 30 days unless told otherwise."""
+    if before is not None and before.version != 7:
+        raise InvalidInput(
+            "before is no prediction's id; take `next_before` of the last page", field="before"
+        )
+    items = history.page(
+        limit=limit, before=before, model=model, label=label, version=version, corrected=corrected
+    )
+    return {"items": items, "next_before": items[-1]["id"] if len(items) == limit else None}
+
+
+@router.get(
+    "/predictions/{prediction_id}/image",
+    summary="The image as the model saw it",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, **errors(400, 404, 503)},
+)
+def prediction_image(prediction_id: UUID, the: The) -> Response:
+    buffered = the.history.buffered(prediction_id)
+    if buffered is not None:
+        return png(encode_png(buffered.pixels))
+    found = history.find(prediction_id, Prediction.pixels)
+    if found is None:
+        raise NotFound(f"there is no prediction {prediction_id}, or it is older than the history goes back")
+    return png(found.pixels)
+
+
+def png(data: bytes) -> Response:
+    """An id's image never changes; it may be private, so only the browser itself keeps it."""
+    return Response(
+        data, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"}
+    )
+
+
+def _texts(body: InvocationRequest) -> Sequence[str]:
+    if (body.image is None) == (body.images is None):
+        raise InvalidInput("send either `image` or `images`", field="image")
+    if body.images is None:
+        assert body.image is not None
+        return [body.image]
+    if not body.images:
+        raise InvalidInput(f"images is empty; send 1 to {MOST_IMAGES}", field="images")
+    if len(body.images) > MOST_IMAGES:
+        raise TooLarge(f"{len(body.images)} images at once; send at most {MOST_IMAGES}", field="images")
+    return body.images
+
+
+def _decode_all(texts: Sequence[str], fields: Sequence[str], spec: InputSpec) -> list[Decoded]:
+    return [
+        _decode(decode_base64(text, field), spec, field) for text, field in zip(texts, fields, strict=True)
+    ]
+
+
+def _decode(data: bytes, spec: InputSpec, field: str) -> Decoded:
+    try:
+        return from_bytes(data, spec)
+    except InvalidImage as exc:
+        raise InvalidImage(exc.message, field=field) from exc
+
+
+async def _predict(
+    the: Gateway,
+    model: KnownModel,
+    decoded: Sequence[Decoded],
+    *,
+    draft: bool,
+    filename: str | None,
+    actor: str | None,
+) -> list[dict[str, Any]]:
+    """All or nothing: one bad answer refuses the request, and nothing of it is recorded."""
+    if len(decoded) == 1:
+        answers = [await the.batcher.answer(model.name, decoded[0].pixels)]
+    else:
+        answers = await asyncio.gather(*(the.batcher.answer(model.name, d.pixels) for d in decoded))
+    for answer in answers:
+        check(answer.probabilities)
+    named = [await _named(the, model.name, answer) for answer in answers]
+    for prediction in named:
+        _count(prediction, draft=draft)
+    if draft:
+        return [{"prediction_id": None, **prediction} for prediction in named]
+    recorded = [
+        Recorded(
+            id=history.new_id(),
+            image_sha256=image.sha256,
+            pixels=image.pixels,
+            filename=filename,
+            actor=actor,
+            **prediction,
+        )
+        for prediction, image in zip(named, decoded, strict=True)
+    ]
+    for each in recorded:
+        the.history.record(each)
+    return [
+        {"prediction_id": str(each.id), **prediction}
+        for each, prediction in zip(recorded, named, strict=True)
+    ]
+
+
+async def _named(the: Gateway, model: str, answer: Answer) -> dict[str, Any]:
+    count = len(answer.probabilities)
+    names = the.catalogue.known_outputs(model, answer.version, count)
+    if names is None:
+        names = await anyio.to_thread.run_sync(the.catalogue.find_outputs, model, answer.version, count)
+    best = int(np.argmax(answer.probabilities))
+    figures = answer.probabilities.tolist()
+    return {
+        "model": model,
+        "version": answer.version,
+        "label": names[best],
+        "confidence": figures[best],
+        "probabilities": dict(zip(names, figures, strict=True)),
+    }
+
+
+def _count(prediction: dict[str, Any], *, draft: bool) -> None:
+    model, version = prediction["model"], str(prediction["version"] or "unknown")
+    metrics.PREDICTIONS.labels(model, version, prediction["label"], str(draft).lower()).inc()
+    if not draft:
+        metrics.CONFIDENCE.labels(model, version).observe(prediction["confidence"])
+
+
+def _plain_filename(given: str | None) -> str | None:
+    """The last part, without what cannot be printed: it is shown on pages and stored in the database."""
+    name = (given or "").replace("\\", "/").rpartition("/")[2]
+    printable = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip()
+    return printable[:200] or None

@@ -1,0 +1,389 @@
+"""The JSON that goes in and out, with the examples that /docs shows.
+
+Unknown fields are refused by name: a misspelt `prediction_id` would otherwise be lost without a word.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_IMAGES = 64
+_EXAMPLE_IMAGE = "<base64 of 784 raw bytes, or of a PNG, JPEG or WebP file>"
+_PREDICTION_ID = "019a1c7e-5f0a-7c3e-8b1d-2f6a9c4e7d10"
+_CORRECTION_ID = "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a"
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [value]})
+
+
+class InvocationRequest(_Request):
+    model_config = _example({"image": _EXAMPLE_IMAGE, "model": "doodles"})
+
+    image: str | None = Field(None, description="Base64 of raw pixels or of an image file.")
+    images: list[str] | None = Field(
+        None, description=f"Or several of them, at most {MOST_IMAGES}; the answer then has `predictions`."
+    )
+    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    draft: bool = Field(
+        False, description="While somebody still draws: counted, not recorded, and has no id."
+    )
+
+
+class PredictionAnswer(_Answer):
+    model_config = _example(
+        {
+            "prediction_id": _PREDICTION_ID,
+            "model": "doodles",
+            "version": 3,
+            "label": "cat",
+            "confidence": 0.91,
+            "probabilities": {"cat": 0.91, "dog": 0.09},
+        }
+    )
+
+    prediction_id: UUID | None = Field(description="UUIDv7; null for a draft.")
+    model: str
+    version: int | None = Field(description="Null when a stock model server answers, which does not say.")
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class PredictionAnswers(_Answer):
+    predictions: list[PredictionAnswer]
+
+
+class SaveImageRequest(_Request):
+    model_config = _example({"image": _EXAMPLE_IMAGE, "label": "cat", "prediction_id": _PREDICTION_ID})
+
+    image: str = Field(description="Base64 of raw pixels or of an image file.")
+    label: str = Field(description="What the image really shows; may be new.")
+    prediction_id: UUID | None = Field(None, description="The prediction this speaks of, if any.")
+    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    source: Literal["correction", "sample"] = Field(
+        "correction",
+        description="`sample` for an example drawing that ships with the page: never an exam question.",
+    )
+
+
+class CorrectionAnswer(_Answer):
+    model_config = _example(
+        {
+            "correction_id": _CORRECTION_ID,
+            "image_sha256": _SHA256,
+            "label": "cat",
+            "status": "accepted",
+            "receipt": f"/corrections/{_CORRECTION_ID}",
+        }
+    )
+
+    correction_id: UUID
+    image_sha256: str
+    label: str
+    status: str
+    receipt: str
+
+
+class HistoryItem(_Answer):
+    id: UUID
+    filename: str | None
+    prediction: str
+    confidence: float
+    timestamp: datetime
+    version: int | None
+    model: str
+    image_sha256: str
+    corrected: str | None = Field(description="What somebody said it really is; the latest word.")
+    image: str
+
+
+class HistoryPage(_Answer):
+    model_config = _example(
+        {
+            "items": [
+                {
+                    "id": _PREDICTION_ID,
+                    "filename": "whiskers.png",
+                    "prediction": "dog",
+                    "confidence": 0.52,
+                    "timestamp": "2026-11-21T09:30:12.345+00:00",
+                    "version": 3,
+                    "model": "doodles",
+                    "image_sha256": _SHA256,
+                    "corrected": "cat",
+                    "image": f"/predictions/{_PREDICTION_ID}/image",
+                }
+            ],
+            "next_before": None,
+        }
+    )
+
+    items: list[HistoryItem]
+    next_before: str | None = Field(description="`before` of the next page; null on the last.")
+
+
+class ReceiptCategory(_Answer):
+    id: int
+    name: str
+    state: str
+    train_images: int
+    missing: int = Field(description="Training images a pending category still needs.")
+
+
+class ReceiptOutcome(_Answer):
+    version: int
+    label: str
+    correct: bool
+
+
+class ReceiptPrediction(_Answer):
+    id: UUID
+    label: str
+    version: int | None
+
+
+class CorrectionItem(_Answer):
+    correction_id: UUID
+    model: str
+    image_sha256: str
+    label: str
+    source: str
+    status: str
+    reason: str | None
+    dataset_version: int | None
+    prediction_id: UUID | None
+    received_at: datetime
+    receipt: str
+    image: str
+
+
+class ReceiptAnswer(CorrectionItem):
+    model_config = _example(
+        {
+            "correction_id": _CORRECTION_ID,
+            "model": "doodles",
+            "image_sha256": _SHA256,
+            "label": "cat",
+            "source": "correction",
+            "status": "merged",
+            "reason": None,
+            "sentence": "Learned: version 4 was trained on it and now gets it right.",
+            "received_at": "2026-11-21T09:30:14.120+00:00",
+            "category": {"id": 4, "name": "cat", "state": "active", "train_images": 2411, "missing": 0},
+            "dataset_version": 3,
+            "split": "learned",
+            "trained_versions": [4],
+            "live": {"version": 4, "label": "cat", "correct": True},
+            "history": [
+                {"version": 3, "label": "dog", "correct": False},
+                {"version": 4, "label": "cat", "correct": True},
+            ],
+            "prediction": {"id": _PREDICTION_ID, "label": "dog", "version": 3},
+            "waiting": None,
+            "prediction_id": _PREDICTION_ID,
+            "receipt": f"/corrections/{_CORRECTION_ID}",
+            "image": f"/corrections/{_CORRECTION_ID}/image",
+        }
+    )
+
+    sentence: str = Field(description="What became of it, in plain English.")
+    category: ReceiptCategory
+    split: Literal["learned", "exam question"] | None
+    trained_versions: list[int]
+    live: ReceiptOutcome | None
+    history: list[ReceiptOutcome]
+    prediction: ReceiptPrediction | None
+    waiting: dict[str, int | None] | None = Field(
+        description="While it waits: how many corrections wait, and how many a run still needs."
+    )
+
+
+class CorrectionsPage(_Answer):
+    items: list[CorrectionItem]
+    next_before: str | None
+
+
+class InputAnswer(_Answer):
+    mode: Literal["L", "RGB"]
+    width: int
+    height: int
+    drawing: bool
+
+
+class CategoryAnswer(_Answer):
+    id: int
+    name: str
+    aliases: list[str]
+    state: str
+    images: int
+    train_images: int
+    missing: int
+
+
+class ChampionAnswer(_Answer):
+    version: int
+    dataset_version: int | None
+    holdout_accuracy: float | None
+    run_id: int | None
+
+
+class ModelAnswer(_Answer):
+    model_config = _example(
+        {
+            "name": "doodles",
+            "input": {"mode": "L", "width": 28, "height": 28, "drawing": True},
+            "champion": {"version": 3, "dataset_version": 3, "holdout_accuracy": 0.92, "run_id": 7},
+            "promotion_paused": False,
+            "corrections_waiting": 4,
+            "corrections_needed": 6,
+            "corrections": 120,
+            "predictions_24h": 1300,
+            "active_run": None,
+            "categories": [
+                {
+                    "id": 4,
+                    "name": "cat",
+                    "aliases": [],
+                    "state": "active",
+                    "images": 3012,
+                    "train_images": 2411,
+                    "missing": 0,
+                }
+            ],
+        }
+    )
+
+    name: str
+    input: InputAnswer
+    champion: ChampionAnswer | None
+    promotion_paused: bool = Field(description="After a rollback, until somebody resumes it.")
+    corrections_waiting: int
+    corrections_needed: int = Field(description="How many more a run needs to start without force.")
+    corrections: int
+    predictions_24h: int
+    active_run: int | None
+    categories: list[CategoryAnswer]
+
+
+class ModelsAnswer(_Answer):
+    models: list[ModelAnswer]
+
+
+class RunRequest(_Request):
+    model_config = _example({"model": "doodles", "force": False})
+
+    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    force: bool = Field(False, description="Goes on with too few new images; never goes past the gate.")
+
+
+class RunAccepted(_Answer):
+    run_id: int
+
+
+class RunAnswer(BaseModel):
+    """As pipeline.runs tells it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_id: int
+    model: str
+    status: str
+    message: str | None
+    verdict: dict[str, Any] | None
+    stages: list[dict[str, Any]]
+
+
+class RunsPage(_Answer):
+    runs: list[RunAnswer]
+    next_before: int | None
+
+
+class RollbackRequest(_Request):
+    model_config = _example({"reason": "version 4 mistakes every cat for a dog"})
+
+    reason: str = Field(
+        "asked for over HTTP", min_length=1, max_length=500, description="Kept in the ledger for ever."
+    )
+
+
+class RollbackAnswer(_Answer):
+    model_config = _example(
+        {"model": "doodles", "version": 3, "replaced_version": 4, "promotion_paused": True}
+    )
+
+    model: str
+    version: int
+    replaced_version: int
+    promotion_paused: bool
+
+
+class PromotionItem(_Answer):
+    id: int
+    action: str
+    version: int
+    replaced_version: int | None
+    run_id: int | None
+    actor: str
+    reason: str
+    opened_at: datetime
+    outcome: str | None = Field(description="Null while it is open.")
+    closed_at: datetime | None
+
+
+class PromotionsAnswer(_Answer):
+    promotions: list[PromotionItem]
+
+
+class ErrorBody(_Answer):
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "invalid_image",
+                        "message": "12 bytes that are no PNG, JPEG or WebP image; send one of these",
+                        "field": "image",
+                    }
+                }
+            ]
+        },
+    )
+
+    error: ErrorBody
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For `responses=`: which errors an endpoint answers, all in the one shape."""
+    said = {
+        400: "The request cannot be used as it is.",
+        404: "There is no such thing.",
+        409: "The present state forbids it.",
+        413: "The body is too large.",
+        422: "The Idempotency-Key came with another body before.",
+        429: "Too many of yours wait already.",
+        502: "The model server answered nonsense.",
+        503: "A part this needs is away; see Retry-After.",
+        507: "The disk is full; nothing was kept.",
+    }
+    return {status: {"model": ErrorAnswer, "description": said[status]} for status in statuses}

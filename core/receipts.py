@@ -1,0 +1,237 @@
+"""Receipts: what became of a correction, read from the database. The gateway's, the viewer's and `emend`'s.
+
+receipt(correction_id)["sentence"]   # "Learned: version 4 was trained on it and now gets it right."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.database import (
+    Category,
+    CategoryState,
+    Correction,
+    CorrectionStatus,
+    LedgerEntry,
+    LedgerOutcome,
+    Model,
+    Outcome,
+    Prediction,
+    Version,
+    session,
+)
+from core.errors import NotFound
+
+LEARNED = "learned"
+EXAM_QUESTION = "exam question"
+
+
+def champion_version(db: Session, model: str) -> int | None:
+    """What the ledger's last successful entry put in place; None before the first promotion."""
+    return db.scalar(
+        select(LedgerEntry.version)
+        .where(LedgerEntry.model == model, LedgerEntry.outcome == LedgerOutcome.done)
+        .order_by(LedgerEntry.id.desc())
+        .limit(1)
+    )
+
+
+def missing_images(category: Category, model: Model) -> int:
+    """Training images that a pending category still needs to become active."""
+    if category.state is not CategoryState.pending:
+        return 0
+    return max(0, int(model.params["merge"]["min_images"]) - category.train_images)
+
+
+def waiting(db: Session, model: Model) -> dict[str, int | None]:
+    """Corrections that wait; how many more a run needs to start by hand, and by itself (null: it never does)."""
+    count = db.scalar(
+        select(func.count()).where(
+            Correction.model == model.name, Correction.status == CorrectionStatus.accepted
+        )
+    )
+    count = count or 0
+    needed = int(model.params["ingest"]["min_new_images"])
+    threshold = model.params["triggers"]["corrections"]
+    return {
+        "corrections": count,
+        "missing_for_a_run": max(0, needed - count),
+        "missing_for_the_trigger": None if threshold is None else max(0, int(threshold) - count),
+    }
+
+
+def receipt(correction_id: UUID) -> dict[str, Any]:
+    """Raises NotFound."""
+    with session() as db:
+        correction = db.get(Correction, correction_id)
+        if correction is None:
+            raise NotFound(f"there is no correction {correction_id}")
+        category = db.get_one(Category, (correction.model, correction.category_id))
+        model = db.get_one(Model, correction.model)
+        outcomes = db.scalars(
+            select(Outcome).where(Outcome.correction_id == correction_id).order_by(Outcome.version)
+        ).all()
+        live = champion_version(db, correction.model)
+        trained = _trained_versions(db, correction)
+        queue = waiting(db, model) if correction.status is CorrectionStatus.accepted else None
+        prediction = _prediction(db, correction)
+    missing = missing_images(category, model)
+    tried = {outcome.version: outcome for outcome in outcomes}
+    now = tried.get(live) if live is not None else None
+    return {
+        **as_json(correction),
+        "sentence": sentence(correction, category, missing, trained, now, queue),
+        "category": {
+            "id": category.id,
+            "name": category.name,
+            "state": category.state,
+            "train_images": category.train_images,
+            "missing": missing,
+        },
+        "split": _SPLITS.get(correction.status),
+        "trained_versions": trained,
+        "live": None if now is None else _outcome(now),
+        "history": [_outcome(outcome) for outcome in outcomes],
+        "prediction": prediction,
+        "waiting": queue,
+    }
+
+
+def list_corrections(
+    *,
+    limit: int,
+    before: UUID | None = None,
+    model: str | None = None,
+    status: CorrectionStatus | None = None,
+    actor: str | None = None,
+) -> list[dict[str, Any]]:
+    """Newest first. before: the last id of the page already seen."""
+    query = select(Correction).order_by(Correction.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Correction.id < before)
+    if model is not None:
+        query = query.where(Correction.model == model)
+    if status is not None:
+        query = query.where(Correction.status == status)
+    if actor is not None:
+        query = query.where(Correction.actor == actor)
+    with session() as db:
+        return [as_json(correction) for correction in db.scalars(query)]
+
+
+def as_json(correction: Correction) -> dict[str, Any]:
+    return {
+        "correction_id": str(correction.id),
+        "model": correction.model,
+        "image_sha256": correction.image_sha256,
+        "label": correction.label,
+        "source": correction.source,
+        "status": correction.status,
+        "reason": correction.reason,
+        "dataset_version": correction.dataset_version,
+        "prediction_id": None if correction.prediction_id is None else str(correction.prediction_id),
+        "received_at": correction.received_at.isoformat(timespec="milliseconds"),
+        "receipt": f"/corrections/{correction.id}",
+        "image": f"/corrections/{correction.id}/image",
+    }
+
+
+def sentence(
+    correction: Correction,
+    category: Category,
+    missing: int,
+    trained: Sequence[int],
+    live: Outcome | None,
+    queue: dict[str, int | None] | None,
+) -> str:
+    """What became of it, for the person who said it."""
+    match correction.status:
+        case CorrectionStatus.accepted:
+            return f"Received: it waits for the next run{_queue_words(queue)}.{_missing_words(category, missing)}"
+        case CorrectionStatus.quarantined:
+            reason = correction.reason or "no reason was recorded"
+            return f"Set aside for a person to look at, and not trained on: {reason}."
+        case CorrectionStatus.superseded:
+            reason = correction.reason or "another correction says the same, or a later one says otherwise"
+            return f"Not used by itself: {reason}."
+        case CorrectionStatus.exam:
+            return f"Kept as an exam question: no version is ever trained on it{_exam_words(live)}."
+        case CorrectionStatus.merged:
+            if missing:
+                return f"In dataset version {correction.dataset_version}.{_missing_words(category, missing)}"
+            if not trained:
+                return f"In dataset version {correction.dataset_version}: the next version will be trained on it."
+            return f"Learned: version {trained[0]} was trained on it{_live_words(trained, live)}."
+
+
+_SPLITS = {CorrectionStatus.merged: LEARNED, CorrectionStatus.exam: EXAM_QUESTION}
+
+
+def _queue_words(queue: dict[str, int | None] | None) -> str:
+    if queue is None:
+        return ""
+    missing, count = queue["missing_for_a_run"], queue["corrections"]
+    if missing:
+        return f", which needs {missing} more ({count} {'waits' if count == 1 else 'wait'} so far)"
+    return f" ({count} {'waits' if count == 1 else 'wait'})"
+
+
+def _missing_words(category: Category, missing: int) -> str:
+    if category.state is CategoryState.retired:
+        return f" The category {category.name} is retired: nothing is trained on it."
+    if not missing:
+        return ""
+    images = "image" if missing == 1 else "images"
+    return f" The category {category.name} is new: {missing} more training {images} and it can be learned."
+
+
+def _exam_words(live: Outcome | None) -> str:
+    if live is None:
+        return ""
+    if live.correct:
+        return f"; version {live.version}, now live, gets it right"
+    return f"; version {live.version}, now live, says {live.label}"
+
+
+def _live_words(trained: Sequence[int], live: Outcome | None) -> str:
+    if live is None:
+        return ""
+    if live.correct and live.version == trained[0]:
+        return " and now gets it right"
+    return f"; version {live.version}, now live, {'gets it right' if live.correct else f'says {live.label}'}"
+
+
+def _trained_versions(db: Session, correction: Correction) -> list[int]:
+    """Those whose data had it and that can answer its category."""
+    if correction.status is not CorrectionStatus.merged or correction.dataset_version is None:
+        return []
+    query = (
+        select(Version.version)
+        .where(
+            Version.model == correction.model,
+            Version.dataset_version >= correction.dataset_version,
+            Version.category_ids.contains([correction.category_id]),
+        )
+        .order_by(Version.version)
+    )
+    return list(db.scalars(query))
+
+
+def _prediction(db: Session, correction: Correction) -> dict[str, Any] | None:
+    """None when it said none, when there never was one, or when history no longer goes back so far."""
+    if correction.prediction_id is None:
+        return None
+    query = select(Prediction.id, Prediction.label, Prediction.version).where(
+        Prediction.id == correction.prediction_id
+    )
+    found = db.execute(query).first()
+    return None if found is None else {"id": str(found.id), "label": found.label, "version": found.version}
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {"version": outcome.version, "label": outcome.label, "correct": outcome.correct}
