@@ -66,16 +66,6 @@ def close_entry(db: Session, entry_id: int, outcome: LedgerOutcome) -> None:
         entry.outcome, entry.closed_at = outcome, datetime.now(UTC)
 
 
-def champion_entry(db: Session, model: str) -> LedgerEntry | None:
-    """What made the present champion, as the ledger knows it."""
-    return db.scalar(
-        select(LedgerEntry)
-        .where(LedgerEntry.model == model, LedgerEntry.outcome == LedgerOutcome.done)
-        .order_by(LedgerEntry.id.desc())
-        .limit(1)
-    )
-
-
 def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
     """Puts `previous` back in one step and pauses automatic promotion until `resume_promotion`."""
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:

@@ -105,7 +105,8 @@ def _parameters(stage: StageRun) -> dict[str, str]:
 
 
 def _warm_up() -> None:
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     import mlflow
     import mlflow.models
     import mlflow.onnx

@@ -95,8 +95,11 @@ def _bring_base(stage: StageRun) -> None:
 
 def _keep_model_files(downloaded: Path, target: Path) -> None:
     target.mkdir(parents=True)
-    for name in ("model.onnx", "weights.safetensors", "categories.json", "input.json"):
-        shutil.copyfile(downloaded / name, target / name)
+    shutil.copyfile(downloaded / "model.onnx", target / "model.onnx")
+    for name in ("weights.safetensors", "categories.json", "input.json"):
+        shutil.copyfile(
+            downloaded / "extra_files" / name, target / name
+        )  # where mlflow puts what is not its own
 
 
 def _warm_up() -> None:

@@ -1,0 +1,49 @@
+# Emend. `make` lists the targets; the two that matter are `make up` and `make test`.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= auto
+export PYTHONUTF8 = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check setup setup-dev lock format clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: setup ## Install what is missing and start everything; Ctrl-C stops it
+	@$(BIN)/emend up
+
+test: setup-dev ## Set up, then ruff, mypy --strict and every test
+	@$(MAKE) --no-print-directory check
+
+check: ## The same checks without the set-up
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+setup: $(VENV)/.installed ## Make .venv and install from requirements.lock (TORCH=cpu|cuda decides by hand)
+
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: requirements.lock pyproject.toml deploy/install.sh
+	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock deploy/test-packages.sh
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --requirement requirements-dev.lock
+	@sh deploy/test-packages.sh
+	@touch $@
+
+lock: ## Resolve pyproject.toml anew into the lock files
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+
+format: ## Let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and caches; data/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Debian packages that tests need, through apt when this is root on Debian or Ubuntu. Called by `make test`.
+set -eu
+packages=""
+need() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
+need git git
+
+[ -n "$packages" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    apt-get update -qq
+    # shellcheck disable=SC2086 # the list is meant to split
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null
+else
+    echo "warning: tests need these packages, install them by hand:$packages" >&2
+fi

@@ -1,0 +1,507 @@
+"""The `emend` command line. It talks to the database and the homes directly, like the services do.
+
+Exit codes: 0 done; 1 it failed, and why is on standard error; 2 wrong usage; 3 the run was halted (too little
+new data); 4 the gate rejected the new version; 5 the run was interrupted or cancelled.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from core import __version__
+from core.errors import EmendError
+from core.settings import settings
+
+app = typer.Typer(
+    name="emend",
+    help="An image classifier that gets better from its users' corrections.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+imports = typer.Typer(
+    help="Take in many images at once: the next run learns from them.", no_args_is_help=True
+)
+app.add_typer(imports, name="import")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Which model.", envvar="EMEND_DEFAULT_MODEL")]
+RunId = Annotated[int, typer.Argument(help="The run's number, as `emend runs` shows it.")]
+
+EXIT_OF = {"succeeded": 0, "halted": 3, "rejected": 4, "interrupted": 5, "cancelled": 5}
+COLOURS = {
+    "succeeded": "green", "running": "cyan", "queued": "cyan", "failed": "red", "rejected": "yellow",
+    "halted": "yellow", "interrupted": "magenta", "cancelled": "magenta",
+}  # fmt: skip
+
+
+def main() -> None:
+    """The console script: errors on purpose are one line, not a traceback."""
+    try:
+        app()
+    except EmendError as exc:
+        err.print(f"[red]error:[/red] {exc.message}", soft_wrap=True, markup=True)
+        raise SystemExit(1) from exc
+
+
+@app.command()
+def version() -> None:
+    """Print Emend's version."""
+    out.print(__version__)
+
+
+@app.command()
+def up() -> None:
+    """Start everything: PostgreSQL, MLflow, model server, gateway, viewer, orchestrator.
+
+    The first start makes starter drawings and trains version 1 of `doodles`. Ctrl-C stops everything; starting
+    again continues where it was.
+    """
+    from pipeline import supervisor
+
+    chosen = settings()
+    with supervisor.single_instance(chosen.data_dir):
+        watching = supervisor.Supervisor(chosen, _say)
+        signal.signal(signal.SIGTERM, watching.request_stop)
+        signal.signal(signal.SIGINT, watching.request_stop)
+        try:
+            watching.start()
+            _first_start(watching)
+            watching.wait_until_ready({"mlflow", "serving", "gateway", "viewer", "orchestrator"}, 180)
+            if not watching.stopping:
+                _print_addresses()
+            watching.serve()
+        finally:
+            _say("stopping")
+            watching.stop()
+            _say("everything is stopped; `make up` goes on from here")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show which services answer, and each model's live version."""
+    from pipeline import overview
+
+    found = overview.overview()
+    if as_json:
+        _print_json(found)
+    else:
+        services = Table("service", "address", "state", box=None, pad_edge=False)
+        for service in found["services"]:
+            state = "[green]answers[/green]" if service["answers"] else "[red]does not answer[/red]"
+            services.add_row(service["name"], service["url"], state)
+        out.print(services)
+        listed = Table(
+            "model", "version", "holdout", "dataset", "waiting", "promotion", box=None, pad_edge=False
+        )
+        for model in found["models"]:
+            accuracy = model["holdout_accuracy"]
+            listed.add_row(
+                model["name"],
+                str(model["champion"] or "none"),
+                "-" if accuracy is None else f"{100 * accuracy:.1f} %",
+                str(model["dataset_version"] or "-"),
+                f"{model['waiting_corrections']} corrections, {model['waiting_imports']} imports",
+                "paused (rollback)" if model["promotion_paused"] else "automatic",
+            )
+        out.print()
+        out.print(listed)
+    if not all(service["answers"] for service in found["services"]):
+        raise typer.Exit(1)
+
+
+@imports.command("quickdraw")
+def import_quickdraw(
+    directory: Annotated[Path, typer.Argument(help="Folder with <category>.npy or <category>.ndjson files.")],
+    model: ModelOption = "doodles",
+    categories: Annotated[str | None, typer.Option(help="Only these, comma-separated: cat,dog.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many of each category.")] = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="First fetch the categories' first rows (--limit) into DIRECTORY."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import drawings of the Quick, Draw! data set, from its own files."""
+    from pipeline import imports as importing
+    from pipeline import models, params
+
+    models.make(model, "doodles")
+    home = models.home_of(model)
+    chosen = [c.strip() for c in categories.split(",") if c.strip()] if categories else None
+    with _counting("images") as progress:
+        if download:
+            from pipeline.starter import CATEGORIES
+
+            importing.download_quickdraw(
+                directory, chosen or list(CATEGORIES), limit or 3_000, progress=progress
+            )
+        staged = importing.stage_quickdraw(
+            directory, home, params.load(home).input.spec, categories=chosen, limit=limit, progress=progress
+        )
+    _take_in(model, staged, as_json)
+
+
+@imports.command("folder")
+def import_folder(
+    directory: Annotated[
+        Path, typer.Argument(help="Folder, or tar, of <category>/<image> (PNG, JPEG, WebP).")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Which model; made if new.")],
+    preset: Annotated[
+        str | None,
+        typer.Option(help="What a new model starts from: doodles (28x28 grey), photos (32x32 colour)."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Recorded with every image.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import a folder or tar of images, one sub-folder a category."""
+    from pipeline import imports as importing
+    from pipeline import models, params, workspace
+
+    if preset is not None and preset not in workspace.PRESETS:
+        raise typer.BadParameter(f"one of {', '.join(workspace.PRESETS)}", param_hint="--preset")
+    models.make(model, preset or models.preset_of(model))
+    home = models.home_of(model)
+    with _counting("images") as progress:
+        staged = importing.stage_folder(
+            directory, home, params.load(home).input.spec, licence=licence, progress=progress
+        )
+    _take_in(model, staged, as_json)
+
+
+@app.command()
+def run(
+    model: ModelOption = "doodles",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also with little new data. Never past the gate.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run: take in what waits, retrain, prove, promote."""
+    from pipeline import models, runs
+
+    models.require(model)
+    run_id = runs.request_run(model, requested_by=_who(), force=force)
+    _follow_or_tell(run_id, 0, wait, as_json)
+
+
+@app.command()
+def resume(
+    run_id: RunId,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that failed or was interrupted, from the first stage not finished."""
+    from pipeline import runs
+    from pipeline.follow import latest_event
+
+    seen = latest_event(run_id)
+    runs.request_resume(run_id, requested_by=_who())
+    _follow_or_tell(run_id, seen, wait, as_json)
+
+
+@app.command()
+def cancel(run_id: RunId) -> None:
+    """End a run; it can be resumed."""
+    from pipeline import runs
+
+    runs.request_cancel(run_id, requested_by=_who())
+    out.print(f"run {run_id} ends as soon as its stage has been stopped")
+
+
+@app.command("runs")
+def list_runs(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the latest runs."""
+    from pipeline import runs
+
+    found = runs.list_runs(model, limit=limit)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(
+        "run", "model", "trigger", "status", "new", "version", "seconds", "what", box=None, pad_edge=False
+    )
+    for each in found:
+        seconds = sum(stage["duration_seconds"] or 0 for stage in each["stages"])
+        table.add_row(
+            str(each["run_id"]),
+            each["model"],
+            each["trigger"],
+            _coloured(each["status"]),
+            str(each["new_images"] if each["new_images"] is not None else "-"),
+            str(each["version"] or "-"),
+            f"{seconds:.1f}",
+            each["message"] or "",
+        )
+    out.print(table if found else "no runs yet; `emend run` starts one")
+
+
+@app.command()
+def show(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show a run: stages, durations, figures, verdict."""
+    from pipeline import runs
+
+    found = runs.show_run(run_id)
+    if as_json:
+        _print_json(found)
+        return
+    out.print(f"run {run_id} of {found['model']}: {_coloured(found['status'])}  ({found['trigger']})")
+    if found["message"]:
+        out.print(found["message"], soft_wrap=True)
+    table = Table("stage", "status", "seconds", "figures", box=None, pad_edge=False)
+    for stage in found["stages"]:
+        figures = ", ".join(f"{k}={_short(v)}" for k, v in stage["figures"].items() if v is not None)
+        seconds = "-" if stage["duration_seconds"] is None else f"{stage['duration_seconds']:.2f}"
+        table.add_row(stage["name"], _coloured(stage["status"]), seconds, stage["message"] or figures)
+    out.print(table)
+    if found["mlflow_url"]:
+        out.print(f"MLflow: {found['mlflow_url']}", soft_wrap=True)
+
+
+@app.command()
+def rollback(
+    model: ModelOption = "doodles",
+    reason: Annotated[str, typer.Option(help="For the ledger.")] = "asked for on the command line",
+    as_json: AsJson = False,
+) -> None:
+    """Put the previous version back, and pause automatic promotion until `emend promotion-resume`."""
+    from pipeline import models, runs
+
+    models.require(model)
+    done = runs.rollback(model, actor=_who(), reason=reason)
+    if as_json:
+        _print_json(done)
+    else:
+        out.print(
+            f"{model} version {done['version']} is live again, {done['replaced_version']} is not. Automatic "
+            f"promotion is paused: `emend promotion-resume --model {model}` allows it again"
+        )
+
+
+@app.command("promotion-resume")
+def promotion_resume(model: ModelOption = "doodles") -> None:
+    """Allow automatic promotion again after a rollback."""
+    from pipeline import models, runs
+
+    models.require(model)
+    runs.resume_promotion(model, actor=_who())
+    out.print(f"runs of {model} may promote again")
+
+
+@app.command()
+def ledger(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
+    """List promotions and rollbacks: when, which version, by whom, why."""
+    from pipeline import models, runs
+
+    models.require(model)
+    found = runs.ledger(model)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("when", "what", "version", "instead of", "by", "outcome", "why", box=None, pad_edge=False)
+    for e in found:
+        instead = str(e["replaced_version"] or "-")
+        when = e["opened_at"][:19].replace("T", " ")
+        table.add_row(
+            when, e["action"], str(e["version"]), instead, e["actor"], e["outcome"] or "open", e["reason"]
+        )
+    out.print(table)
+
+
+@app.command()
+def corrections(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model's.")] = None,
+    state: Annotated[
+        str | None, typer.Option("--status", help="accepted, merged, exam, quarantined, ...")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the latest corrections and what became of them."""
+    from pipeline import overview
+
+    found = overview.corrections(model, state, limit)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("when", "model", "label", "status", "dataset", "now right", "id", box=None, pad_edge=False)
+    for c in found:
+        right = {True: "yes", False: "no", None: "-"}[c["live_correct"]]
+        when = c["received_at"][:19].replace("T", " ")
+        table.add_row(
+            when,
+            c["model"],
+            c["label"],
+            c["status"],
+            str(c["dataset_version"] or "-"),
+            right,
+            c["correction_id"],
+        )
+    out.print(table if found else "no corrections yet; the README's walk shows how to send one")
+
+
+@app.command()
+def reproduce(
+    run_id: RunId,
+    keep: Annotated[Path | None, typer.Option(help="Work in this folder and leave it there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run out elsewhere, run `dvc repro`, and compare weights and graph bit for bit."""
+    from pipeline import reproduction
+
+    found = reproduction.reproduce(run_id, keep, _say)
+    if as_json:
+        _print_json(found)
+    else:
+        for name, same in found["same"].items():
+            out.print(f"{name}: {'[green]the same[/green]' if same else '[red]differs[/red]'}")
+    if not all(found["same"].values()):
+        raise typer.Exit(1)
+
+
+def _first_start(watching: Any) -> None:
+    """With progress; returns early when a stop is requested."""
+    from pipeline import first_start
+    from pipeline.follow import follow, sentence
+
+    run_id = first_start.prepare(_say)
+    if run_id is None:
+        return
+    _say(f"training version 1 in run {run_id}, through the same pipeline as any later run")
+
+    def gone() -> bool:
+        watching.look()
+        return bool(watching.stopping)
+
+    for event in follow(run_id, gone=gone):
+        line = sentence(event)
+        if line is not None:
+            _say(line)
+        elif event.stage is None and event.message and event.status not in ("queued", "running"):
+            _say(event.message)
+
+
+def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
+    from pipeline import runs
+    from pipeline.follow import follow, sentence
+
+    if not wait:
+        if as_json:
+            _print_json({"run_id": run_id})
+        else:
+            out.print(f"run {run_id} is queued; `emend show {run_id}` tells how it goes")
+        return
+    if not as_json:
+        out.print(f"run {run_id}")
+    for event in follow(run_id, after=seen):
+        line = sentence(event)
+        if line is not None and not as_json:
+            out.print(line, soft_wrap=True)
+    found = runs.show_run(run_id)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(f"{_coloured(found['status'])}: {found['message']}", soft_wrap=True)
+    raise typer.Exit(EXIT_OF.get(found["status"], 1))
+
+
+def _take_in(model: str, staged: Any, as_json: bool) -> None:
+    from pipeline import models
+
+    models.take_in(model, staged)
+    if as_json:
+        bad = [{"name": b.name, "reason": b.reason} for b in staged.bad]
+        _print_json(
+            {
+                "import_id": staged.id,
+                "model": model,
+                "images": staged.images,
+                "categories": dict(staged.categories),
+                "bad": bad,
+                "bad_count": staged.bad_count,
+            }
+        )
+        return
+    for label, count in sorted(staged.categories.items()):
+        out.print(f"  {label:<20} {count:>8}")
+    for bad_file in staged.bad[:20]:
+        err.print(f"  [yellow]left out[/yellow] {bad_file.name}: {bad_file.reason}", soft_wrap=True)
+    if staged.bad_count > 20:
+        err.print(f"  … and {staged.bad_count - 20} more; --json lists them")
+    out.print(
+        f"{staged.images} images staged for {model}, {staged.bad_count} left out; "
+        f"`emend run --model {model}` learns from them",
+        soft_wrap=True,
+    )
+
+
+def _print_addresses() -> None:
+    chosen = settings()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("gateway", chosen.api_url, "try it: " + chosen.api_url + "/docs")
+    table.add_row("viewer", chosen.viewer_url, "runs, stages, logs")
+    table.add_row("MLflow", chosen.mlflow_tracking_uri, "versions and training curves")
+    table.add_row("model server", chosen.serving_url, "what the gateway asks")
+    out.print()
+    out.print("[bold]Emend is up.[/bold]")
+    out.print(table)
+    out.print(
+        "\nNext: the short walk in README.md. `emend status` in another terminal; Ctrl-C stops everything."
+    )
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Any]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    with Progress(console=err, transient=True, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task(what, total=None)
+
+        def progress(done: int) -> None:
+            bars.update(task, completed=done)
+
+        yield progress
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True, markup=False)
+
+
+def _who() -> str:
+    return f"{getpass.getuser()} (emend)"
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _coloured(state: str) -> str:
+    return f"[{COLOURS.get(state, 'default')}]{state}[/]"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

