@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ from numpy.typing import NDArray
 
 from core.images import InputSpec, decode_png
 from pipeline.near_duplicates import SIGNATURE_BYTES
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Lets pyarrow find no pandas when it first looks.
+
+    The first `pa.array` imports pandas only to ask whether its argument is from there: 0.35 s in each of the
+    stages, none of which uses it. Whoever imports pandas later, and pyarrow's `to_pandas`, still can.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def _spare_pandas() -> None:
+    finder = _WithoutPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(finder)
+
+
+_spare_pandas()
 
 SPLITS = ("train", "validation", "holdout", "regression", "excluded")
 SOURCES = ("generated", "sample", "import", "correction")
@@ -45,7 +70,7 @@ SCHEMA = pa.schema(
         pa.field("correction_id", pa.string()),
         pa.field("import_id", pa.string()),
         pa.field("near_duplicate_of", pa.string()),
-        pa.field("signature", pa.binary(SIGNATURE_BYTES)),  # pipeline.near_duplicates; null when generated
+        pa.field("signature", pa.binary(SIGNATURE_BYTES)),  # see pipeline.near_duplicates
         pa.field("labelled_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ],
     # `datasets` reads this key and then shows the column as pictures.
@@ -160,25 +185,35 @@ def load(home: Path, spec: InputSpec, splits: Sequence[str], up_to: int | None =
 
 
 def decode(home: Path, rows: pa.Table, spec: InputSpec) -> Labelled:
-    """Fetches and decodes the images of `rows` (which has sha256, dataset_version, category_id)."""
+    """Fetches and decodes the images of `rows` (which has sha256, dataset_version, category_id).
+
+    In one thread: two take longer, because Pillow hardly lets go of the interpreter lock for images this small.
+    """
     pixels = np.zeros((len(rows), *spec.shape), np.uint8)
     versions = rows["dataset_version"].to_numpy()
+    names = rows["sha256"].combine_chunks()
     for version in np.unique(versions):
         positions = np.flatnonzero(versions == version)
-        # is_in and take keep shard order, and a shard holds an image once.
-        names = rows["sha256"].combine_chunks().take(pa.array(positions))
-        shard = pq.read_table(
-            shard_path(home, int(version)),
-            columns=["sha256", "image"],
-            filters=pc.is_in(pc.field("sha256"), names) if len(names) < 2_000 else None,
-        )
-        order = pc.index_in(names, shard["sha256"].combine_chunks()).to_numpy(zero_copy_only=False)
-        encoded = pc.struct_field(shard["image"].combine_chunks(), "bytes").take(pa.array(order)).to_pylist()
-        with ThreadPoolExecutor(2) as pool:  # zlib lets go of the interpreter lock
-            for position, image in zip(positions, pool.map(decode_png, encoded, chunksize=256), strict=True):
-                pixels[position] = image
+        for at, png in _encoded(shard_path(home, int(version)), names.take(pa.array(positions))):
+            pixels[positions[at]] = decode_png(png)
     ids = rows["category_id"].to_numpy().astype(np.int32)
     return Labelled(pixels, ids, rows)
+
+
+def _encoded(path: Path, names: pa.Array) -> Iterator[tuple[int, bytes]]:
+    """Position in `names` and PNG of each; reads only the row groups that hold one of them."""
+    with pq.ParquetFile(path, memory_map=True) as file:
+        stored = file.read(columns=["sha256"])["sha256"].combine_chunks()
+        rows = pc.index_in(names, value_set=stored).to_numpy(zero_copy_only=False)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        groups = np.searchsorted(ends, rows, side="right")
+        for group in np.unique(groups):
+            wanted = np.flatnonzero(groups == group)
+            images = file.read_row_group(int(group), columns=["image.bytes"])["image"].combine_chunks()
+            start = int(ends[group]) - sizes[group]
+            chosen = pc.struct_field(images, "bytes").take(pa.array(rows[wanted] - start))
+            yield from zip(wanted.tolist(), chosen.to_pylist(), strict=True)
 
 
 def read_categories(home: Path) -> list[Category]:

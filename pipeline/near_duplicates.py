@@ -50,7 +50,10 @@ def signatures(pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
 def _waves(size: int) -> NDArray[np.complex64]:
     """(2 * HIGHEST_FREQUENCY + 1, size): one complex wave a row, from the lowest frequency to the highest."""
     frequency = np.arange(-HIGHEST_FREQUENCY, HIGHEST_FREQUENCY + 1)[:, None]
-    return np.exp(-2j * np.pi * frequency * np.arange(size)[None] / size).astype(np.complex64)
+    waves: NDArray[np.complex64] = np.exp(-2j * np.pi * frequency * np.arange(size)[None] / size).astype(
+        np.complex64
+    )
+    return waves
 
 
 def candidates(left: NDArray[np.float16], right: NDArray[np.float16]) -> Pairs:
