@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from types import FrameType
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from sqlalchemy import text
@@ -28,6 +29,7 @@ DESCRIPTION = (
     "Runs of the pipeline: what each stage did, its log, the gate's verdict; and one stream of everything that "
     "happens. Starting, resuming and cancelling runs is the gateway's."
 )
+DATABASE_THREADS = 8  # with the listener's connection they stay within the pool's ten
 BIGGEST_ID = 2**63 - 1
 UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second tells nginx
 ENDED_STAGE = tuple(status for status in StageStatus if status is not StageStatus.running)
@@ -43,6 +45,7 @@ def create_app() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     app.state.events = listener = events.Events()
     listener.start()
     loop = asyncio.get_running_loop()
@@ -95,7 +98,8 @@ def list_runs(
     ] = None,
 ) -> dict[str, Any]:
     """Runs, newest first, each with its stages."""
-    return {"runs": runs.list_runs(model, limit=limit, before=before)}
+    found = runs.list_runs(model, limit=limit, before=before)
+    return {"runs": found, "next_before": found[-1]["run_id"] if len(found) == limit else None}
 
 
 @router.get("/pipeline_runs/{run_id}", tags=["runs"])
@@ -116,7 +120,7 @@ async def stage_log(
     if stage not in STAGES:
         raise NotFound(f"there is no such stage; the stages are {', '.join(STAGES)}", field="stage")
     path = settings().data_dir / "logs" / "runs" / str(run_id) / f"{stage}.log"
-    running = await asyncio.to_thread(_is_running, run_id, stage)
+    running = await anyio.to_thread.run_sync(_is_running, run_id, stage)
     if not running and not path.exists():
         raise NotFound(
             f"the log of stage {stage!r} of run {run_id} is gone: cleanup keeps the newest runs' only"
@@ -150,7 +154,9 @@ async def _followed_log(
         return event.run_id == run_id and (of_stage or of_run)
 
     async def until_ended(subscription: events.Subscription) -> None:
-        if await asyncio.to_thread(_is_running, run_id, stage):  # asked again: it may have ended meanwhile
+        if await anyio.to_thread.run_sync(
+            _is_running, run_id, stage
+        ):  # asked again: it may have ended meanwhile
             await subscription.next()
 
     with listener.subscribe(ends_it) as subscription:

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import anyio.to_thread
 import psycopg2
 import psycopg2.extensions
 import sqlalchemy as sa
@@ -72,9 +73,10 @@ class Subscription:
     def __init__(self, wanted: Callable[[Event], bool]) -> None:
         self._wanted = wanted
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_EVENTS)
+        self._ended = False
 
     def offer(self, event: Event) -> None:
-        if not self._wanted(event):
+        if self._ended or not self._wanted(event):
             return
         if self._queue.full():
             DROPPED.inc()
@@ -83,6 +85,8 @@ class Subscription:
             self._queue.put_nowait(event)
 
     def end(self) -> None:
+        """What still waits is dropped."""
+        self._ended = True
         while not self._queue.empty():
             self._queue.get_nowait()
         self._queue.put_nowait(None)
@@ -237,7 +241,7 @@ async def stream(
         settled = events.settled or 0
         last = settled if after is None else after
         while last < settled:
-            page = await asyncio.to_thread(_replay, last, settled, run_id, model)
+            page = await anyio.to_thread.run_sync(_replay, last, settled, run_id, model)
             for event in page:
                 yield event.encoded
             last = page[-1].id if page else settled

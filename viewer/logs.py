@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio.to_thread
+
 CHUNK_BYTES = 64 * 1024
 LOOK_AGAIN_SECONDS = 0.2  # files cannot be waited for portably; a stat costs microseconds
 
@@ -53,7 +55,9 @@ async def stream(path: Path, position: int) -> AsyncIterator[bytes]:
     """The log from this position to where it ends now."""
     end = path.stat().st_size
     while position < end:
-        data, position = await asyncio.to_thread(read, path, position, min(CHUNK_BYTES, end - position))
+        data, position = await anyio.to_thread.run_sync(
+            read, path, position, min(CHUNK_BYTES, end - position)
+        )
         if not data:
             return
         yield data
@@ -63,7 +67,7 @@ async def follow(path: Path, position: int, ended: asyncio.Future[None]) -> Asyn
     """The log from this position as it grows, until `ended` is done and the file is drained."""
     while True:
         last_look = ended.done()  # asked before reading: what was written before the end is read
-        data, position = await asyncio.to_thread(read, path, position)
+        data, position = await anyio.to_thread.run_sync(read, path, position)
         if data:
             yield data
         elif last_look:

@@ -154,26 +154,20 @@ def test_runs_are_listed_and_shown_with_their_stages(address: str, run_id: int) 
     assert stage["figures"] == {"top1": 0.91}
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/pipeline_runs/4711", 404),
-        ("/pipeline_runs/x", 400),
-        ("/pipeline_runs/99999999999999999999", 400),
-        ("/pipeline_runs?limit=0", 400),
-        ("/pipeline_runs?model=%00", 400),
-        ("/events?after=-1", 400),
-        ("/events?model=a%00b", 400),
-        ("/nothing", 404),
-    ],
-)
-def test_bad_requests_are_refused_in_the_one_error_shape(address: str, path: str, status: int) -> None:
-    answer = httpx.get(address + path)
-    assert answer.status_code == status
-    assert set(answer.json()["error"]) >= {"code", "message"}
-
-
-def test_a_malformed_last_event_id_is_refused(address: str) -> None:
+def test_bad_requests_are_refused_in_the_one_error_shape(address: str) -> None:
+    for path, status in {
+        "/pipeline_runs/4711": 404,
+        "/pipeline_runs/x": 400,
+        "/pipeline_runs/99999999999999999999": 400,
+        "/pipeline_runs?limit=0": 400,
+        "/pipeline_runs?model=%00": 400,
+        "/events?after=-1": 400,
+        "/events?model=a%00b": 400,
+        "/nothing": 404,
+    }.items():
+        answer = httpx.get(address + path)
+        assert answer.status_code == status, path
+        assert set(answer.json()["error"]) >= {"code", "message"}, path
     assert httpx.get(f"{address}/events", headers={"Last-Event-ID": "abc"}).status_code == 400
 
 
@@ -365,14 +359,18 @@ def test_a_log_comes_whole_or_by_its_last_lines(address: str, run_id: int) -> No
     assert httpx.get(url, params={"tail": 99}).text == whole.text
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["nothing", "..%2f..%2fpostgres", "train.log", "..", "merge%00", "%2e%2e%2f%2e%2e%2fetc%2fpasswd"],
-)
-def test_only_the_stages_have_logs(address: str, run_id: int, stage: str) -> None:
-    answer = httpx.get(f"{address}/pipeline_runs/{run_id}/stages/{stage}/log")
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "not_found"
+def test_only_the_stages_have_logs(address: str, run_id: int) -> None:
+    for stage in (
+        "nothing",
+        "train.log",
+        "..",
+        "merge%00",
+        "..%2f..%2fpostgres",
+        "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+    ):
+        answer = httpx.get(f"{address}/pipeline_runs/{run_id}/stages/{stage}/log")
+        assert answer.status_code == 404, stage
+        assert answer.json()["error"]["code"] == "not_found", stage
 
 
 def test_a_stage_that_has_not_begun_has_no_log(address: str, run_id: int) -> None:
