@@ -1,0 +1,227 @@
+import io
+import struct
+import zlib
+from collections import Counter
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from core.errors import InvalidImage
+from core.images import (
+    MAX_ORIGINAL_SIDE,
+    InputSpec,
+    as_mode,
+    decode_png,
+    encode_png,
+    fit,
+    from_bytes,
+    from_file,
+    name_of,
+    open_image,
+    split_of,
+)
+
+DOODLE = InputSpec("L", 28, 28, drawing=True)
+PHOTO = InputSpec("RGB", 32, 32)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A valid header and far too little data."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(10_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+# --- what is accepted
+
+
+def test_raw_bytes_of_the_models_size_are_its_pixels() -> None:
+    pixels = noise(28, 28)
+    decoded = from_bytes(pixels.tobytes(), DOODLE)
+    assert np.array_equal(decoded.pixels, pixels)
+    assert decoded.original is None
+    assert decoded.sha256 == name_of(pixels)
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_one_image_has_one_name_in_every_lossless_format(form: str, options: dict[str, object]) -> None:
+    pixels = noise(32, 32, 3)
+    decoded = from_bytes(encoded(Image.fromarray(pixels), form, **options), PHOTO)
+    assert decoded.sha256 == name_of(pixels)
+    assert decoded.original is None
+
+
+def test_a_photo_is_cropped_to_the_middle_and_averaged_down() -> None:
+    wide = np.zeros((64, 200, 3), np.uint8)
+    wide[:, 68:132] = 200  # the middle square
+    decoded = from_bytes(encoded(Image.fromarray(wide)), PHOTO)
+    assert (decoded.pixels == 200).all()
+    assert decoded.original is not None
+    assert decoded.original.size == (200, 64)
+
+
+def test_a_large_photo_is_kept_at_1024_pixels() -> None:
+    decoded = from_bytes(encoded(Image.new("RGB", (3000, 1500), (9, 99, 199)), "JPEG"), PHOTO)
+    assert decoded.original is not None
+    assert decoded.original.size == (MAX_ORIGINAL_SIDE, 512)
+
+
+def test_a_photo_is_turned_upright_and_stripped() -> None:
+    picture = Image.new("RGB", (64, 32), (255, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    exif[0x010E] = "somebody's garden"
+    opened = open_image(encoded(picture, "JPEG", exif=exif))
+    assert opened.size == (32, 64)
+    assert not opened.info
+    assert b"garden" not in encode_png(opened)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_of_png_is_read(mode: str) -> None:
+    grey = Image.fromarray(noise(40, 40))
+    picture = Image.fromarray(noise(40, 40).astype(np.uint16) * 256) if mode == "I;16" else grey.convert(mode)
+    assert from_bytes(encoded(picture), PHOTO).pixels.shape == (32, 32, 3)
+    assert from_bytes(encoded(picture), InputSpec("L", 28, 28)).pixels.shape == (28, 28)
+
+
+def test_transparency_becomes_white_paper() -> None:
+    picture = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert (from_bytes(encoded(picture), PHOTO).pixels == 255).all()
+
+
+def test_a_drawing_on_white_paper_is_inverted_cropped_and_centred() -> None:
+    paper = Image.new("RGB", (400, 300), "white")
+    ImageDraw.Draw(paper).rectangle((250, 20, 330, 100), outline="black", width=9)
+    pixels = from_bytes(encoded(paper), DOODLE).pixels
+    rows, columns = np.flatnonzero(pixels.max(axis=1) > 60), np.flatnonzero(pixels.max(axis=0) > 60)
+    assert (rows[0], rows[-1]) == (1, 26)
+    assert (columns[0], columns[-1]) == (1, 26)
+    assert pixels[14, 14] == 0
+
+
+def test_a_doodle_of_the_right_size_is_left_as_it_is() -> None:
+    drawing = np.zeros((28, 28), np.uint8)
+    drawing[3:9, 4:6] = 255
+    assert np.array_equal(from_bytes(encode_png(drawing), DOODLE).pixels, drawing)
+
+
+def test_png_of_our_own_comes_back_the_same() -> None:
+    for pixels in (noise(28, 28), noise(32, 32, 3)):
+        assert np.array_equal(decode_png(encode_png(pixels)), pixels)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "0 bytes"),
+        (bytes(783), "784 raw bytes"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no PNG, JPEG or WebP"),
+        (b"GIF89a" + bytes(900), "no PNG, JPEG or WebP"),
+        (encoded(Image.new("RGB", (40, 40)), "BMP"), "no PNG, JPEG or WebP"),
+        (encoded(Image.fromarray(noise(64, 64, 3)))[:-2000], "cut off"),
+        (encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")[:-700], "cut off"),
+        (encoded(Image.fromarray(noise(64, 64, 3)), "WEBP")[:-700], "cut off"),
+        (png_of_size(200, 200), "cut off"),
+        (png_of_size(7_000, 7_000), "megapixels"),
+        (png_of_size(11_000, 11_000), "megapixels"),
+        (png_of_size(60_000, 60_000), "megapixels"),
+    ],
+)
+def test_what_is_no_whole_image_is_refused(data: bytes, says: str) -> None:
+    with pytest.raises(InvalidImage, match=says) as refused:
+        from_bytes(data, DOODLE)
+    assert len(refused.value.message) < 200
+
+
+def test_raw_bytes_are_no_file() -> None:
+    with pytest.raises(InvalidImage, match="784 bytes that are no"):
+        from_file(bytes(784), DOODLE)
+
+
+def test_an_empty_drawing_is_refused() -> None:
+    with pytest.raises(InvalidImage, match="one tone"):
+        from_bytes(encoded(Image.new("RGB", (100, 100), "white")), DOODLE)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00", b"Exif\x00\x00II*\x00" + b"\x08" * 40]
+)
+def test_damaged_exif_is_a_damaged_image_at_worst(exif: bytes) -> None:
+    data = encoded(Image.new("RGB", (40, 40)), "JPEG", exif=exif)
+    with suppress(InvalidImage):
+        assert from_bytes(data, PHOTO).pixels.shape == (32, 32, 3)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "WEBP"]), st.integers(0, 600))
+def test_damaged_files_are_refused_or_read(junk: bytes, form: str, at: int) -> None:
+    whole = encoded(Image.fromarray(noise(20, 20, 3)), form)
+    try:
+        decoded = from_bytes(whole[:at] + junk + whole[at + len(junk) :], PHOTO)
+    except InvalidImage:
+        return
+    assert decoded.pixels.shape == (32, 32, 3)
+
+
+# --- names and splits
+
+
+def test_names_tell_mode_and_size_apart() -> None:
+    flat = np.zeros(6 * 4 * 3, np.uint8)
+    shapes = [(6, 12), (12, 6), (6, 4, 3), (4, 6, 3)]
+    assert len({name_of(flat.reshape(shape)) for shape in shapes}) == 4
+
+
+def test_a_name_does_not_depend_on_memory_layout() -> None:
+    pixels = noise(28, 30)
+    assert name_of(np.asfortranarray(pixels)) == name_of(pixels)
+    assert name_of(pixels[:, ::-1][:, ::-1]) == name_of(pixels)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_a_split_is_a_function_of_the_name(digest: bytes) -> None:
+    assert split_of(digest.hex()) == split_of(digest.hex())
+    assert split_of(digest.hex()) in ("train", "validation", "holdout")
+
+
+def test_splits_are_about_80_10_10() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5_000, 4, 4), dtype=np.uint8)
+    counts = Counter(split_of(name_of(p)) for p in pixels)
+    assert counts["train"] == pytest.approx(4_000, abs=120)
+    assert counts["validation"] == pytest.approx(500, abs=90)
+    assert counts["holdout"] == pytest.approx(500, abs=90)
+
+
+def test_fit_turns_grey_to_colour_and_back() -> None:
+    grey = Image.fromarray(noise(32, 32))
+    assert fit(grey, PHOTO).shape == PHOTO.shape
+    assert fit(Image.fromarray(noise(28, 28, 3)), InputSpec("L", 28, 28)).shape == (28, 28)
+
+
+def test_a_spec_knows_its_size() -> None:
+    assert (DOODLE.size_bytes, PHOTO.size_bytes) == (784, 3072)
+    assert as_mode("RGB") == "RGB"
+    with pytest.raises(ValueError, match="CMYK"):
+        as_mode("CMYK")
