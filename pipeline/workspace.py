@@ -127,7 +127,7 @@ def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
 
 def record_dataset(home: Path, dataset_version: int, message: str) -> str:
     """`dvc add` and push, commit, tag `dataset-<n>`. Returns the commit."""
-    with _dvc_quiet():
+    with _dvc_quiet(), contextlib.chdir(home):  # DVC resolves stage names against the working directory
         from dvc.repo import Repo
 
         repo = Repo(str(home))
@@ -143,7 +143,7 @@ def record_dataset(home: Path, dataset_version: int, message: str) -> str:
 
 def record_run(home: Path, run: int, message: str) -> str:
     """Writes dvc.lock from what `train` and `evaluate` did, commits it with the reports, tags `run-<id>`."""
-    with _dvc_quiet():
+    with _dvc_quiet(), contextlib.chdir(home):  # DVC resolves stage names against the working directory
         from dvc.repo import Repo
 
         repo = Repo(str(home))

@@ -132,7 +132,7 @@ def main(
     arguments = parser.parse_args()
     stage = StageRun(arguments.home.resolve(), arguments.run)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    if os.environ.get("EMEND_STAGE_PIPE") == "1":
+    if os.environ.pop("EMEND_STAGE_PIPE", None) == "1":
         if warm_up is not None:
             warm_up()
         _wait_for_turn()
@@ -146,11 +146,13 @@ def main(
 
 
 def _wait_for_turn() -> None:
-    if not sys.stdin.buffer.readline():
+    # os.read, not sys.stdin: a thread inside a buffered read would hold its lock when the interpreter ends.
+    if not os.read(0, 64):
         os._exit(1)  # the orchestrator died, or does not need this stage
 
     def end_with_orchestrator() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 64):
+            continue
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=end_with_orchestrator, daemon=True).start()
