@@ -43,16 +43,21 @@ def bird(hand: Hand) -> list[Stroke]:
     """Looking left, then turned over half the time."""
     way = hand.pick(
         [
-            (2.0, gulls),
-            (5, bird_standing),
-            (2.5, bird_in_one_line),
-            (1.3, bird_flying),
+            (2.2, gulls),
+            (4, bird_standing),
+            (2.2, bird_in_one_line),
+            (2.5, bird_as_a_drop),
+            (1.5, bird_flying),
+            (1.2, bird_between_two_loops),
             (1, bird_from_the_front),
-            (1.3, chick),
+            (1.2, chick),
+            (1, bird_on_stilts),
             (0.6, bird_from_above),
+            (0.5, swallow),
+            (0.4, head_of_a_bird),
         ]
     )
-    strokes = turned(way(hand), hand.between(-12, 12))
+    strokes = turned(way(hand), hand.between(-14, 14))
     return mirrored(strokes) if hand.chance(0.5) else strokes
 
 
@@ -215,6 +220,106 @@ def bird_in_one_line(hand: Hand) -> list[Stroke]:
     return turned(strokes, hand.pick([(3, 0.0), (2, -25.0), (1, -45.0)]))
 
 
+def bird_as_a_drop(hand: Hand) -> list[Stroke]:
+    """A round breast running out into a pointed tail; the head in it or a ring on it."""
+    fat, tail = hand.between(35, 62), hand.between(-20, 40)
+    top = hand.between(60, 95)
+    strokes: list[Stroke] = []
+    if hand.chance(0.5):
+        outline = curve(
+            (66, top), (95, top - 8), (118, top + 30), (170, 120), (244, 140 + tail), (180, 150 + fat * 0.7),
+            (110, 150 + fat * 0.7), (62, 145), (48, top + 35), (66, top),
+        )  # fmt: skip
+        strokes.append(outline)
+        beak_x, beak_y = 48.0, top + 18
+    else:
+        size = hand.between(24, 38)
+        strokes.append(ellipse(70, top + 10, size, size, 40, hand.between(290, 365)))
+        strokes.append(
+            curve(
+                (90, top + 35),
+                (160, 110),
+                (244, 140 + tail),
+                (180, 150 + fat * 0.7),
+                (100, 150 + fat * 0.6),
+                (60, 135),
+                (56, top + 42),
+            )
+        )
+        beak_x, beak_y = 70 - size, top + 10
+    strokes += _beak(hand, beak_x, beak_y, hand.between(9, 18))
+    if hand.chance(0.75):
+        strokes += _eye(hand, beak_x + 22, beak_y - 6, 5)
+    if hand.chance(0.6):
+        strokes += _folded_wing(hand, 130, 140, 62, 34)
+    if hand.chance(0.75):
+        strokes += _bird_legs(hand, 125, 150 + fat * 0.7, hand.between(8, 24), hand.between(18, 50))
+    return turned(strokes, hand.pick([(2, 0.0), (2, -25.0), (2, -50.0)]))
+
+
+def bird_between_two_loops(hand: Hand) -> list[Stroke]:
+    """Seen flying, a long body with a loop of a wing to either side, a round head and a beak."""
+    long, tall = hand.between(50, 75), hand.between(14, 24)
+    strokes = [ellipse(140, 128, long, tall, hand.between(0, 360))]
+    head = hand.between(14, 24)
+    strokes.append(ellipse(140 - long - head * 0.6, 124, head, head))
+    strokes += _beak(hand, 140 - long - head * 1.6, 124, head * 0.5)
+    lean = hand.between(40, 100)
+    for side in (-1, 1):
+        length, width = hand.between(50, 95), hand.between(14, 30)
+        strokes.append(loop(135, 128 + side * tall * 0.7, length, width, side * lean))
+    if hand.chance(0.5):
+        strokes += _eye(hand, 138 - long - head * 0.6, 121, 4)
+    return strokes + (_bird_tail(hand, 138 + long, 128) if hand.chance(0.7) else [])
+
+
+def bird_on_stilts(hand: Hand) -> list[Stroke]:
+    """A heron or an ostrich: small head, long neck, long legs."""
+    body = hand.between(32, 55)
+    strokes = [ellipse(150, 120, body, body * hand.between(0.55, 0.9), hand.between(0, 360))]
+    head_x, head_y = hand.between(55, 95), hand.between(25, 50)
+    neck = curve((head_x + 8, head_y + 14), (head_x + hand.between(0, 30), 75), (150 - body * 0.8, 110))
+    strokes += (
+        [neck, *moved([neck], hand.between(10, 16), hand.between(-4, 4))] if hand.chance(0.5) else [neck]
+    )
+    strokes.append(ellipse(head_x, head_y, 16, 13))
+    strokes += _beak(hand, head_x - 15, head_y, hand.between(9, 14))
+    strokes += _bird_legs(hand, 150, 120 + body * 0.6, hand.between(5, 18), hand.between(60, 95))
+    return strokes + (_bird_tail(hand, 150 + body, 115) if hand.chance(0.6) else [])
+
+
+def swallow(hand: Hand) -> list[Stroke]:
+    """One outline: a beak, two swept wings, a forked tail."""
+    span, sweep = hand.between(60, 100), hand.between(0, 60)
+    upper = [
+        (20.0, 128.0),
+        (70, 112),
+        (120, 108),
+        (140 + sweep, 128 - span),
+        (165 + sweep * 0.5, 110),
+        (200, 118),
+        (240, 100),
+    ]
+    outline = [*upper, (222, 128), *[(x, 256 - y) for x, y in reversed(upper)]]
+    return turned(
+        [curve(*outline, steps=3) if hand.chance(0.6) else path(*outline)],
+        hand.pick([(2, 0.0), (1, 45.0), (1, 90.0)]),
+    )
+
+
+def head_of_a_bird(hand: Hand) -> list[Stroke]:
+    """Only the head, its beak, and a line or two of the neck."""
+    size = hand.between(50, 75)
+    strokes = [ellipse(140, 100, size, size, hand.between(60, 200), hand.between(290, 365))]
+    strokes += _beak(hand, 140 - size, 100, size * 0.3) + _eye(hand, 125, 85, 7)
+    if hand.chance(0.7):
+        strokes += [
+            curve((115, 100 + size), (105, 190), (80, 235)),
+            curve((175, 90 + size), (190, 190), (215, 235)),
+        ]
+    return strokes
+
+
 def bird_flying(hand: Hand) -> list[Stroke]:
     """From the side, one wing up and one down or behind."""
     tall = hand.between(18, 34)
@@ -295,7 +400,15 @@ def bird_from_above(hand: Hand) -> list[Stroke]:
 
 
 def cat(hand: Hand) -> list[Stroke]:
-    way = hand.pick([(7, cat_face), (1.5, cat_from_the_side), (1.0, cat_sitting), (0.6, cat_head_and_body)])
+    way = hand.pick(
+        [
+            (6.5, cat_face),
+            (2, cat_from_the_side),
+            (0.9, cat_in_one_line),
+            (1.2, cat_sitting),
+            (0.9, cat_head_and_body),
+        ]
+    )
     return way(hand)
 
 
@@ -303,7 +416,7 @@ def cat_face(hand: Hand) -> list[Stroke]:
     """A head with pointed ears, and what goes into a face."""
     wide, tall = hand.between(70, 100), hand.between(62, 92)
     x, y = 128.0, 150.0
-    ear = hand.between(28, 80)
+    ear = hand.between(28, 85)
     head = hand.pick([(3, "round, ears on it"), (4, "one line"), (1.5, "triangular"), (0.8, "flat top")])
     strokes: list[Stroke] = []
     if head == "round, ears on it":
@@ -378,13 +491,16 @@ def _cat_features(hand: Hand, x: float, y: float, wide: float, tall: float) -> l
         )
     elif kind == "straight":
         strokes.append(path((x - half, mouth), (x + half, mouth)))
-    if hand.chance(0.62):
+    if hand.chance(0.68):
         strokes += _whiskers(hand, x, nose + 6, wide)
     return strokes
 
 
 def _whiskers(hand: Hand, x: float, y: float, wide: float) -> list[Stroke]:
-    count, near, far = hand.count(1, 3), wide * hand.between(0.2, 0.75), wide * hand.between(0.85, 1.45)
+    count, near = hand.count(1, 3), wide * hand.between(0.05, 0.8)
+    far = wide * hand.pick(
+        [(2, hand.between(0.8, 1.2)), (2, hand.between(1.2, 1.6)), (1, hand.between(1.6, 2.6))]
+    )
     spread = hand.between(8, 24)
     strokes = []
     for side in (-1, 1):
@@ -435,6 +551,26 @@ def cat_from_the_side(hand: Hand) -> list[Stroke]:
     return mirrored(strokes) if hand.chance(0.5) else strokes
 
 
+def cat_in_one_line(hand: Hand) -> list[Stroke]:
+    """Standing, one outline from the ears along the back to a raised tail and round the legs."""
+    back, belly, foot = hand.between(100, 120), hand.between(140, 160), hand.between(185, 225)
+    ear, leg = hand.between(16, 32), hand.between(8, 13)
+    top = back - hand.between(15, 45)
+    tail = hand.between(20, 80)
+    points: list[Point] = [
+        (24, top + 30), (30, top), (34, top - ear), (50, top - 2), (64, top - 2), (80, top - ear), (84, top + 14),
+        (100, back), (200, back), (222, back - tail * 0.6), (236, back - tail), (228, back), (212, back + 30),
+        (212, foot), (212 - 2 * leg, foot), (206 - 2 * leg, belly), (96 + 2 * leg, belly), (92 + 2 * leg, foot),
+        (92, foot), (84, back + 30), (60, top + 52), (34, top + 48), (24, top + 30),
+    ]  # fmt: skip
+    strokes = [path(*points) if hand.chance(0.5) else curve(*points, steps=3)]
+    if hand.chance(0.7):
+        strokes += [ellipse(x, top + 18, 2.5, 2.5) for x in (44, 66)]
+    if hand.chance(0.5):
+        strokes += _whiskers(hand, 54, top + 30, 32)
+    return mirrored(strokes) if hand.chance(0.5) else strokes
+
+
 def cat_sitting(hand: Hand) -> list[Stroke]:
     """An egg of a body under the head, the tail to one side."""
     wide, tall = hand.between(40, 62), hand.between(50, 70)
@@ -469,11 +605,13 @@ def cat_head_and_body(hand: Hand) -> list[Stroke]:
 def dog(hand: Hand) -> list[Stroke]:
     way = hand.pick(
         [
-            (5, dog_face),
-            (3, dog_from_the_side),
-            (2, dog_in_one_line),
-            (1.2, dog_of_sticks),
-            (0.5, dog_sitting),
+            (4.2, dog_face),
+            (1, dog_face_between_ears),
+            (3.2, dog_from_the_side),
+            (2.2, dog_in_one_line),
+            (1.3, dog_of_sticks),
+            (0.7, dog_sitting),
+            (0.5, head_of_a_dog),
         ]
     )
     return way(hand)
@@ -504,10 +642,57 @@ def dog_face(hand: Hand) -> list[Stroke]:
     return turned(strokes + _dog_features(hand, x, y, wide, tall), hand.between(-10, 10))
 
 
+def dog_face_between_ears(hand: Hand) -> list[Stroke]:
+    """A cap from ear to ear, long ears, and between them a snout like a U."""
+    wide, length = hand.between(45, 75), hand.between(90, 150)
+    top, lean, thick = hand.between(40, 60), hand.between(0, 40), hand.between(25, 45)
+    strokes = [curve((128 - wide, top + 15), (128, top - 10), (128 + wide, top + 15))]
+    for side in (-1, 1):
+        x = 128 + side * wide
+        strokes.append(
+            curve(
+                (x, top + 15),
+                (x + side * (thick + lean * 0.5), top + length * 0.4),
+                (x + side * (lean + thick * 0.6), top + length),
+                (x + side * (lean - thick * 0.3), top + length * 0.7),
+                (x - side * 4, top + 35),
+            )
+        )
+    chin = top + length * hand.between(0.9, 1.3)
+    strokes.append(
+        curve(
+            (128 - wide, top + 40),
+            (128 - wide * 0.8, chin - 30),
+            (128, chin),
+            (128 + wide * 0.8, chin - 30),
+            (128 + wide, top + 40),
+        )
+    )
+    return strokes + _dog_features(hand, 128, (top + chin) / 2, wide * 0.9, (chin - top) / 2)
+
+
+def head_of_a_dog(hand: Hand) -> list[Stroke]:
+    """The head alone from the side."""
+    size = hand.between(48, 60)
+    strokes = _dog_head(hand, 140, 110, size)
+    if hand.chance(0.5):
+        strokes += [path((120, 110 + size), (125, 235)), path((140 + size, 110 + size * 0.6), (205, 235))]
+    return mirrored(strokes) if hand.chance(0.5) else strokes
+
+
 def _hanging_ears(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Stroke]:
     length, width = tall * hand.between(0.6, 1.9), hand.between(12, 34)
     out = hand.between(5, 50)
-    kind = hand.pick([(4, "loops"), (3, "arcs"), (1, "tips folded"), (0.5, "ellipses")])
+    kind = hand.pick(
+        [
+            (4, "loops"),
+            (3, "arcs"),
+            (1, "tips folded"),
+            (0.6, "ellipses"),
+            (0.8, "round, on top"),
+            (0.5, "pointed"),
+        ]
+    )
     strokes: list[Stroke] = []
     for side in (-1, 1):
         root_x, root_y = x + side * wide * hand.between(0.55, 0.85), y - tall * hand.between(0.55, 0.85)
@@ -531,6 +716,18 @@ def _hanging_ears(hand: Hand, x: float, y: float, wide: float, tall: float) -> l
                     (root_x + side * 14, root_y - 30),
                     (root_x + side * 44, root_y + 15),
                     (root_x + side * 20, root_y + 18),
+                )
+            )
+        elif kind == "round, on top":
+            strokes.append(
+                arc(x + side * wide * 0.75, y - tall * 0.75, width, width, 90 - side * 140, 90 + side * 130)
+            )
+        elif kind == "pointed":
+            strokes.append(
+                path(
+                    (root_x - side * 8, root_y),
+                    (root_x + side * 22, root_y - 50),
+                    (root_x + side * 24, root_y + 16),
                 )
             )
         else:
@@ -620,7 +817,7 @@ def _dog_head(hand: Hand, x: float, y: float, size: float) -> list[Stroke]:
         strokes.append(ellipse(x, y, size * 1.1, size, hand.between(0, 360)))
         if hand.chance(0.5):
             strokes.append(ellipse(x - size, y + size * 0.3, size * 0.5, size * 0.4))
-    kind = hand.pick([(3, "hanging"), (1.5, "standing"), (1, "none")])
+    kind = hand.pick([(3, "hanging"), (2, "standing"), (1, "both"), (1, "none")])
     if kind == "hanging":
         strokes.append(
             loop(
@@ -631,10 +828,16 @@ def _dog_head(hand: Hand, x: float, y: float, size: float) -> list[Stroke]:
                 hand.between(50, 110),
             )
         )
-    elif kind == "standing":
-        strokes.append(
-            path((x, y - size * 0.8), (x + size * 0.3, y - size * 1.6), (x + size * 0.6, y - size * 0.6))
-        )
+    elif kind != "none":
+        for at in (0.0, -0.6)[: 1 if kind == "standing" else 2]:
+            high = hand.between(1.3, 1.8)
+            strokes.append(
+                path(
+                    (x + at * size, y - size * 0.8),
+                    (x + (at + 0.3) * size, y - size * high),
+                    (x + (at + 0.6) * size, y - size * 0.6),
+                )
+            )
     if hand.chance(0.7):
         strokes += _eye(hand, x - size * 0.25, y - size * 0.25, 5)
     if hand.chance(0.25):

@@ -84,7 +84,7 @@ class Hand:
     def _askew(self, strokes: list[Stroke]) -> list[Stroke]:
         """The whole drawing turned, slanted, stretched and gently bent."""
         rng = self.rng
-        turn, slant, stretch = rng.normal(0, [0.10, 0.10, 0.16])
+        turn, slant, stretch = rng.normal(0, [0.10, 0.10, 0.11])
         matrix = np.array([[np.exp(stretch), turn], [slant - turn, np.exp(-stretch)]])
         rates, phases = rng.normal(0, 2 * np.pi / 350, (2, 2)), rng.random(2) * 2 * np.pi
         bend = rng.normal(0, 7, 2)

@@ -31,7 +31,17 @@ def banana(hand: Hand) -> list[Stroke]:
         [(6, crescent), (2, banana_with_ridge), (1.6, banana_as_arcs), (1.2, bent_banana), (0.7, bunch)]
     )
     turn = hand.pick(
-        [(4, 0.0), (3, -35.0), (2, 35.0), (2.2, 90.0), (1.6, -90.0), (1, 60.0), (1, -60.0), (0.25, 180.0)]
+        [
+            (4, 0.0),
+            (3, -35.0),
+            (2, 35.0),
+            (2.2, 90.0),
+            (1.8, -90.0),
+            (1, 60.0),
+            (1, -60.0),
+            (0.3, 180.0),
+            (0.4, -130.0),
+        ]
     )
     strokes = turned(way(hand), turn + hand.between(-14, 14))
     return mirrored(strokes) if hand.chance(0.35) else strokes

@@ -26,18 +26,18 @@ def airplane(hand: Hand) -> list[Stroke]:
     """Nose to the right, then turned over and tilted as people do."""
     way = hand.pick(
         [
-            (4, fuselage_with_wings_across),
+            (4.5, fuselage_with_wings_across),
             (3, airplane_from_the_side),
             (2, airplane_in_one_line),
             (1.2, airplane_of_sticks),
-            (1, airplane_of_loops),
+            (2, airplane_of_loops),
             (0.5, jet),
         ]
     )
     strokes = way(hand)
     if hand.chance(0.35):
         strokes = mirrored(strokes)
-    tilt = hand.pick([(6, 0.0), (3, -25.0), (1, -45.0), (1, 20.0), (0.5, 45.0), (0.4, -90.0)])
+    tilt = hand.pick([(9, 0.0), (2.2, -25.0), (1, -45.0), (0.8, 20.0), (0.5, 45.0), (0.4, -90.0)])
     return turned(strokes, tilt + hand.between(-10, 10))
 
 
@@ -45,10 +45,10 @@ def fuselage_with_wings_across(hand: Hand) -> list[Stroke]:
     tall = hand.between(10, 32)
     strokes = [_fuselage(hand, tall)]
     root, sweep = hand.between(110, 150), hand.between(-10, 60)
-    chord, span = hand.between(14, 32), hand.between(45, 95)
+    chord, span = hand.between(14, 34), hand.between(40, 115)
     across = hand.chance(0.3)  # wings drawn over the fuselage, or out from its sides
     inner = 0.0 if across else tall * 0.8
-    if hand.chance(0.25):
+    if hand.chance(0.3):
         strokes.append(ellipse(root, 128, chord, span, hand.between(0, 360)))
     else:
         for side in (-1, 1):
@@ -180,23 +180,36 @@ def airplane_of_sticks(hand: Hand) -> list[Stroke]:
 
 
 def airplane_of_loops(hand: Hand) -> list[Stroke]:
-    """Round body, wings as petals."""
-    tall, sweep = hand.between(14, 30), hand.between(90, 130)
+    """Round body, wings as petals or long rings, a fish's tail."""
+    tall, sweep = hand.between(14, 34), hand.between(75, 130)
     strokes = [ellipse(128, 128, 112, tall, hand.between(0, 360))]
-    for direction in (-sweep, sweep):
-        strokes.append(
-            loop(
-                140,
-                128 + (tall * 0.8 if direction > 0 else -tall * 0.8),
-                hand.between(50, 95),
-                hand.between(14, 28),
-                direction,
+    long, width = hand.between(45, 100), hand.between(14, 30)
+    rings = hand.chance(0.4)
+    for side in (-1, 1):
+        if side > 0 and hand.chance(0.15):
+            continue
+        if rings:
+            strokes.append(
+                ellipse(135, 128 + side * (tall + long * 0.45), width, long * 0.5, hand.between(0, 360))
             )
-        )
-    for direction in (-130, 130):
-        if hand.chance(0.5):
-            strokes.append(loop(36, 128, hand.between(25, 50), 12, direction))
-    return strokes
+        else:
+            strokes.append(loop(140, 128 + side * tall * hand.between(0.2, 0.9), long, width, side * sweep))
+    tail = hand.pick([(2, "loops"), (1.5, "fish"), (1, "none")])
+    if tail == "loops":
+        strokes += [
+            loop(36, 128, hand.between(25, 50), 12, direction)
+            for direction in (-130, 130)
+            if hand.chance(0.7)
+        ]
+    elif tail == "fish":
+        high = hand.between(20, 40)
+        strokes.append(path((32, 124), (8, 128 - high), (14, 128), (8, 128 + high), (32, 132)))
+    return strokes + (_windows(hand, 126) if hand.chance(0.3) else [])
+
+
+def _windows(hand: Hand, y: float) -> list[Stroke]:
+    size = hand.between(3, 7)
+    return [ellipse(x, y, size, size) for x in range(85, 200, hand.count(20, 36))]
 
 
 def jet(hand: Hand) -> list[Stroke]:
@@ -212,7 +225,9 @@ def jet(hand: Hand) -> list[Stroke]:
 def book(hand: Hand) -> list[Stroke]:
     way = hand.pick(
         [
-            (5, open_book),
+            (4.5, open_book),
+            (1.2, open_book_flat),
+            (0.8, framed_book),
             (2, open_book_standing),
             (2.5, closed_book),
             (3, book_as_a_block),
@@ -267,6 +282,39 @@ def open_book(hand: Hand) -> list[Stroke]:
     for left, right in ((26, 116), (140, 230)):
         if hand.chance(0.55):
             strokes += _writing(hand, left, top + max(dip, 0) + 14, right, bottom - 12)
+    return strokes
+
+
+def open_book_flat(hand: Hand) -> list[Stroke]:
+    """Wide and low, perhaps a cover showing behind the pages, perhaps with rounded corners."""
+    high, slant = hand.between(35, 60), hand.between(-20, 20)
+    outline = [
+        (14.0, 128 - high),
+        (242.0, 128 - high),
+        (242.0 + slant, 128 + high),
+        (14.0 + slant, 128 + high),
+    ]
+    strokes = [closed(*outline)]
+    for x in (128, hand.between(120, 136))[: hand.count(1, 2)]:
+        strokes.append(path((x, 128 - high), (x + slant, 128 + high)))
+    if hand.chance(0.3):
+        strokes.append(closed(*((128 + (px - 128) * 0.85, 128 + (py - 128) * 0.75) for px, py in outline)))
+    for left, right in ((26, 116), (140, 230)):
+        if hand.chance(0.6):
+            strokes += _writing(hand, left, 128 - high + 8, right, 120 + high)
+    return strokes
+
+
+def framed_book(hand: Hand) -> list[Stroke]:
+    """A cover with another frame, a picture or a title in it."""
+    wide = hand.between(65, 100)
+    strokes = [box(128 - wide, 18, 128 + wide, 238), box(145 - wide, 36, 115 + wide, 220)]
+    if hand.chance(0.5):
+        strokes.append(ellipse(128, 128, hand.between(12, 35), hand.between(12, 45)))
+    else:
+        strokes += _writing(hand, 155 - wide, 50, 105 + wide, hand.between(110, 200))
+    if hand.chance(0.5):
+        strokes.append(path((118 - wide, 18), (118 - wide, 238)))
     return strokes
 
 
@@ -408,7 +456,7 @@ def book_lying(hand: Hand) -> list[Stroke]:
 
 def clock(hand: Hand) -> list[Stroke]:
     way = hand.pick(
-        [(6, alarm_clock), (1.6, clock_on_the_wall), (1.2, digital_clock), (0.3, clock_with_pendulum)]
+        [(7, alarm_clock), (1.0, clock_on_the_wall), (1.1, digital_clock), (0.2, clock_with_pendulum)]
     )
     return turned(way(hand), hand.between(-8, 8))
 
@@ -443,15 +491,41 @@ def alarm_clock(hand: Hand) -> list[Stroke]:
         strokes = strokes + _hands(hand, x, y, min(wide, tall))
     if hand.chance(0.3):
         strokes = strokes + _hours(hand, x, y, wide * 0.82, tall * 0.82)
-    if hand.chance(0.1):
-        strokes = strokes + [
-            path((x + d * wide * 0.9, 20), (x + d * wide * 1.2, 5)) for d in (-1.0, -0.3, 0.3, 1.0)
+    if hand.chance(0.13):
+        strokes = strokes + _ringing(hand, x, y, wide, tall)
+    return strokes
+
+
+def _ringing(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Stroke]:
+    """Lines flying off to both sides, or all round."""
+    angles = hand.pick(
+        [
+            (1, (-160, -20)),
+            (1, (180, 200, -20, 0)),
+            (1, (-150, -120, -90, -60, -30)),
+            (1, tuple(range(0, 360, 40))),
         ]
+    )
+    near, far = hand.between(1.3, 1.6), hand.between(1.7, 2.2)
+    strokes = []
+    for angle in angles:
+        ends = (arc(x, y, wide * r, tall * r, angle, angle)[0] for r in (near, far))
+        strokes.append(path(*((float(end[0]), float(end[1])) for end in ends)))
     return strokes
 
 
 def _bells(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Stroke]:
-    kind = hand.pick([(4, "domes"), (3, "circles"), (1.5, "knob"), (1, "horns"), (1.2, "stalks")])
+    kind = hand.pick(
+        [
+            (4, "domes"),
+            (3.5, "circles"),
+            (1.5, "knob"),
+            (0.8, "one bell"),
+            (1, "horns"),
+            (1.6, "stalks"),
+            (0.7, "caps on stalks"),
+        ]
+    )
     if kind == "knob":
         high, half = hand.between(12, 34), hand.between(8, 26)
         top = y - tall
@@ -461,8 +535,15 @@ def _bells(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Str
         if hand.chance(0.4):
             knob = [path((x, top), (x, top - high)), ellipse(x, top - high - half * 0.6, half, half * 0.6)]
         return knob
-    out, size = hand.between(32, 48), hand.between(15, 32)
+    out, size = hand.between(24, 58), hand.between(15, 40)
     strokes: list[Stroke] = []
+    if kind == "one bell":
+        lift = y - tall - hand.between(0, 20)
+        strokes = [
+            arc(x, lift, size * 1.3, size, 180, 360),
+            path((x - size * 1.3, lift), (x + size * 1.3, lift)),
+        ]
+        return [*strokes, path((x - 4, y - tall), (x - 4, lift)), path((x + 4, y - tall), (x + 4, lift))]
     for side in (-1, 1):
         angle = -90 + side * out
         edge = arc(x, y, wide, tall, angle, angle)[0]
@@ -480,8 +561,16 @@ def _bells(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Str
         elif kind == "horns":
             tip = edge + away * hand.between(20, 45)
             strokes.append(path((edge[0] - 14, edge[1] + 4), (tip[0], tip[1]), (edge[0] + 14, edge[1] + 4)))
+        elif kind == "caps on stalks":
+            length = hand.between(10, 26)
+            cap = [
+                path((0, 0), (0, -length)),
+                arc(0, -length, size, size * 0.8, 180, 360),
+                path((-size, -length), (size, -length)),
+            ]
+            strokes += moved(turned(cap, side * out, (0, 0)), edge[0], edge[1])
         else:
-            tip = edge + away * hand.between(15, 40)
+            tip = edge + away * hand.between(15, 50)
             strokes.append(path((edge[0], edge[1]), (tip[0], tip[1])))
             if hand.chance(0.6):
                 strokes.append(
