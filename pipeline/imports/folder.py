@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
 MAX_FILE_BYTES = 50_000_000  # a 40-megapixel photo as a good JPEG is half of it
+EXPANSION_ALLOWED_BYTES = 2**30  # of any .tar.gz, and beyond that:
 MAX_EXPANSION = 200  # of a .tar.gz: pictures hardly compress, even tiny ones with their padding only 50 times
 BATCH_FILES = 256
 BATCH_BYTES = 16 * 2**20
@@ -114,8 +115,7 @@ class _Choice:
         for folder, count in sorted(self._left_out.items()):
             error = self._labels[folder]
             assert isinstance(error, InvalidLabel)
-            name = folder.encode(errors="replace").decode()[:100]
-            self._shard.reject(f"{name}/", f"{error.message}; files left out: {count}", count)
+            self._shard.reject(f"{folder[:100]}/", f"{error.message}; files left out: {count}", count)
 
 
 def _prepared(
@@ -190,7 +190,7 @@ def _from_folder(root: Path, shard: Staging, choice: _Choice) -> Iterator[_File]
 
 
 def _shown(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)).encode(errors="replace").decode()
+    return str(path.relative_to(root))
 
 
 def _from_tar(path: Path, shard: Staging, choice: _Choice) -> Iterator[_File]:
@@ -203,7 +203,7 @@ def _from_tar(path: Path, shard: Staging, choice: _Choice) -> Iterator[_File]:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if compressed else file
-        limit = path.stat().st_size * MAX_EXPANSION + 2**30 if compressed else None
+        limit = EXPANSION_ALLOWED_BYTES + path.stat().st_size * MAX_EXPANSION if compressed else None
         bounded = _Bounded(stream, limit)  # type: ignore[arg-type]
         try:
             with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
@@ -218,7 +218,7 @@ def _from_member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Staging, choice: _Choice
 ) -> Iterator[_File]:
     parts = PurePosixPath(member.name).parts
-    shown = member.name.encode(errors="replace").decode()[:300]
+    shown = member.name[:300]
     if member.isdir() or not parts or parts[-1].startswith("."):
         return
     if not member.isreg():

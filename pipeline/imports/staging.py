@@ -95,9 +95,11 @@ class Staging:
             self.flush()
 
     def reject(self, name: str, reason: str, count: int = 1) -> None:
+        """name: as found; what a terminal might obey in it is replaced."""
         self.bad_count += count
         if len(self.bad) < MAX_NAMED:
-            self.bad.append(BadFile(name, reason))
+            printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+            self.bad.append(BadFile(printable, reason))
 
     def flush(self) -> None:
         if self._waiting:
