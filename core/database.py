@@ -41,6 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from core.errors import Unavailable
@@ -361,6 +362,7 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
             "connect_timeout": 3,
             "application_name": "emend",
             "options": "-c timezone=UTC",
+            "tcp_user_timeout": 10_000,  # milliseconds; a host that vanished without a word is noticed
         },
     )
 
@@ -376,6 +378,8 @@ def session() -> Iterator[Session]:
     try:
         with sessionmaker(engine(), expire_on_commit=False).begin() as opened:
             yield opened
+    except PoolTimeout as exc:
+        raise Unavailable("all connections to the database are in use; try again in a moment") from exc
     except DBAPIError as exc:
         if isinstance(exc, OperationalError) or exc.connection_invalidated:
             raise Unavailable("the database does not answer; try again in a moment") from exc

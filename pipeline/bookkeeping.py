@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -31,7 +32,7 @@ from core.database import (
 )
 from core.registry import Registry
 from core.settings import settings
-from pipeline import workspace
+from pipeline import schedule, workspace
 from pipeline.champion import version_of
 from pipeline.params import load
 from pipeline.promotion import close_entry, open_entry
@@ -74,7 +75,7 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     home = settings().data_dir / run.model
     params = load(home)
     model = db.get_one(Model, run.model)
-    model.params = params.model_dump(mode="json")
+    schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
     corrections = db.scalars(
         select(Correction)
         .where(Correction.model == run.model, Correction.status == CorrectionStatus.accepted)

@@ -30,6 +30,7 @@ from core import telemetry
 from core.database import (
     ACTIVE_RUN,
     QUEUE_CHANNEL,
+    Model,
     Run,
     RunStatus,
     Stage,
@@ -37,7 +38,7 @@ from core.database import (
     engine,
     session,
 )
-from core.errors import EmendError, Unavailable
+from core.errors import ConfigurationError, EmendError, Unavailable
 from core.registry import Metric, Registry, RegistryError
 from core.settings import settings
 from core.storage import write_json
@@ -364,6 +365,7 @@ class Orchestrator:
             try:
                 self._look()
                 if time.monotonic() >= next_schedule:
+                    follow_edited_params()
                     schedule.tick(datetime.now(UTC))
                     next_schedule = time.monotonic() + SCHEDULE_SECONDS
             except (Unavailable, DBAPIError) as exc:
@@ -480,6 +482,19 @@ class QueueWaker:
             with self._connection.cursor() as cursor:
                 cursor.execute(f"listen {QUEUE_CHANNEL}")
         return self._connection
+
+
+def follow_edited_params() -> None:
+    """So that an edited trigger counts at once, not from the next run on. A faulty file is left to the run to refuse."""
+    with session() as db:
+        for model in db.scalars(select(Model)):
+            try:
+                params = load(settings().data_dir / model.name).model_dump(mode="json")
+            except ConfigurationError as exc:
+                _log.warning("params.yaml not followed", model=model.name, reason=exc.message)
+                continue
+            if params != model.params:
+                schedule.follow_params(model, params, datetime.now(UTC))
 
 
 def try_lock(connection: Connection, run_id: int) -> bool:

@@ -134,7 +134,7 @@ class TriggerParams(_Section):
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str | None) -> str | None:
-        if value is not None and not croniter.is_valid(value):
+        if value is not None and (len(value.split()) != 5 or "R" in value or not croniter.is_valid(value)):
             raise ValueError(f"{value!r} is no cron expression of five fields, e.g. '0 3 * * *'")
         return value
 
@@ -156,13 +156,13 @@ class CleanupParams(_Section):
 
 
 class Params(_Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml. What dvc.yaml names (input, train, gate) must be there, for DVC to record it."""
 
     input: InputParams
     ingest: IngestParams = IngestParams()
     merge: MergeParams = MergeParams()
     train: TrainParams
-    gate: GateParams = GateParams()
+    gate: GateParams
     triggers: TriggerParams = TriggerParams()
     stages: StageParams = StageParams()
     cleanup: CleanupParams = CleanupParams()

@@ -53,18 +53,21 @@ def request_run(
         with session() as db:
             if db.get(Model, model) is None:
                 raise NotFound(f"there is no model {model!r}; `emend status` lists them", field="model")
-            run = Run(
-                model=model, trigger=trigger, force=force, requested_by=requested_by, status=RunStatus.queued
-            )
-            db.add(run)
-            db.flush()
-            record(db, run, None, RunStatus.queued, f"asked for by {requested_by}")
-            return run.id
+            return queue(db, model, trigger=trigger, requested_by=requested_by, force=force)
     except IntegrityError as exc:  # the partial unique index
         active = active_run(model)
         if active is None:  # it ended between the two transactions
             return request_run(model, requested_by=requested_by, trigger=trigger, force=force)
         raise RunActive(model, active) from exc
+
+
+def queue(db: Session, model: str, *, trigger: Trigger, requested_by: str, force: bool = False) -> int:
+    """In the caller's transaction. Raises IntegrityError when a run of the model is active."""
+    run = Run(model=model, trigger=trigger, force=force, requested_by=requested_by, status=RunStatus.queued)
+    db.add(run)
+    db.flush()
+    record(db, run, None, RunStatus.queued, f"asked for by {requested_by}")
+    return run.id
 
 
 def active_run(model: str) -> int | None:

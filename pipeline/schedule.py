@@ -142,10 +142,7 @@ def _waiting(db: Session, model: str) -> int:
 
 
 def _queue(db: Session, model: str, trigger: Trigger, why: str) -> int:
-    """As runs.request_run, inside the transaction that claims the firing."""
-    run = Run(model=model, trigger=trigger, requested_by=why, status=RunStatus.queued)
-    db.add(run)
-    db.flush()
-    runs.record(db, run, None, RunStatus.queued, f"asked for by {why}")
-    _log.info("run queued", model=model, run=run.id, trigger=trigger, reason=why)
-    return run.id
+    """In the transaction that claims the firing."""
+    run_id = runs.queue(db, model, trigger=trigger, requested_by=why)
+    _log.info("run queued", model=model, run=run_id, trigger=trigger, reason=why)
+    return run_id

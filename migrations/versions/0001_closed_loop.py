@@ -41,8 +41,16 @@ TRIGGERS = (
     for each row execute function refuse_rewrite()
     """,
     """
+    create trigger transitions_not_emptied before truncate on transitions
+    for each statement execute function refuse_rewrite()
+    """,
+    """
     create trigger promotions_stay before delete on promotions
     for each row execute function refuse_rewrite()
+    """,
+    """
+    create trigger promotions_not_emptied before truncate on promotions
+    for each statement execute function refuse_rewrite()
     """,
     """
     create function close_ledger_entry_once() returns trigger language plpgsql as $$
