@@ -7,6 +7,7 @@ Measured against the real model server on 2 cores, 32 clients at once: see bench
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from api import metrics
 from api.upstream import Answers
 from core.errors import Unavailable
 
@@ -33,12 +35,16 @@ class Answer:
     version: int | None
 
 
+_Waiting = tuple[NDArray[np.uint8], asyncio.Future[Answer]]
+
+
 @dataclass
 class _Lane:
     """What waits for one model."""
 
-    waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Answer]]] = field(default_factory=deque)
-    calls: set[asyncio.Task[None]] = field(default_factory=set)
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    draining: int = 0  # not len(tasks): a task that has seen nothing waiting is done only a moment later
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # the loop itself holds them only weakly
 
 
 class Batcher:
@@ -55,32 +61,40 @@ class Batcher:
             raise Unavailable(f"{MOST_WAITING} images wait for '{model}' already; try again in a moment")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         lane.waiting.append((pixels, future))
-        if len(lane.calls) < CALLS_AT_ONCE:
-            call = asyncio.create_task(self._drain(model, lane))
-            lane.calls.add(call)
-            call.add_done_callback(lane.calls.discard)
+        if lane.draining < CALLS_AT_ONCE:
+            lane.draining += 1
+            task = asyncio.create_task(self._drain(model, lane))
+            lane.tasks.add(task)
+            task.add_done_callback(lane.tasks.discard)
         return await future
 
     async def _drain(self, model: str, lane: _Lane) -> None:
-        while batch := _next_batch(lane.waiting):
-            images, futures = zip(*batch, strict=True)
-            try:
-                answers = await self._score(model, np.stack(images))
-            except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(exc)
-                continue
-            for row, future in zip(answers.probabilities, futures, strict=True):
+        try:
+            while batch := _next_batch(lane.waiting):
+                await self._send(model, batch)
+        finally:
+            lane.draining -= 1
+
+    async def _send(self, model: str, batch: list[_Waiting]) -> None:
+        images, futures = zip(*batch, strict=True)
+        metrics.BATCH_IMAGES.labels(model).observe(len(batch))
+        started = time.perf_counter()
+        try:
+            answers = await self._score(model, np.stack(images))
+        except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
+            for future in futures:
                 if not future.done():
-                    future.set_result(Answer(row, answers.version))
+                    future.set_exception(exc)
+            return
+        metrics.UPSTREAM_SECONDS.labels(model).observe(time.perf_counter() - started)
+        for row, future in zip(answers.probabilities, futures, strict=True):
+            if not future.done():
+                future.set_result(Answer(row, answers.version))
 
 
-def _next_batch(
-    waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Answer]]],
-) -> list[tuple[NDArray[np.uint8], asyncio.Future[Answer]]]:
+def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:
     """As many as one call takes, without those whose client went away."""
-    batch: list[tuple[NDArray[np.uint8], asyncio.Future[Answer]]] = []
+    batch: list[_Waiting] = []
     size_bytes = 0
     while (
         waiting

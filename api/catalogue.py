@@ -174,7 +174,7 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
         .where(Correction.status == CorrectionStatus.accepted)
         .group_by(Correction.model)
     )
-    return models, _Gauges(dict(waiting.tuples().all()), holdout)
+    return models, _Gauges(dict(waiting.all()), holdout)
 
 
 def _publish(models: Mapping[str, KnownModel], gauges: _Gauges) -> None:

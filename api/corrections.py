@@ -14,7 +14,7 @@ from api import history, inbox, metrics
 from api.gateway import Gateway, decode_base64, gateway
 from api.inbox import Kept, Statement
 from api.predictions import png
-from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, errors
+from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, Text, errors
 from core import receipts
 from core.database import Correction, CorrectionStatus, Prediction, session
 from core.errors import NotFound
@@ -94,7 +94,7 @@ def corrections(
     the: The,
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
     before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
-    model: Annotated[str | None, Query(max_length=100)] = None,
+    model: Annotated[Text | None, Query(max_length=100)] = None,
     status: Annotated[CorrectionStatus | None, Query()] = None,
     mine: Annotated[bool, Query(description="Only those of the actor who asks.")] = False,
 ) -> dict[str, Any]:

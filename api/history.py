@@ -197,7 +197,7 @@ def page(
             .where(Correction.prediction_id.in_([row.id for row in rows]))
             .order_by(Correction.received_at, Correction.id)
         )
-        labels = dict(said.tuples().all())  # the latest one stays
+        labels = dict(said.all())  # the latest one stays
     return [
         {
             "id": str(row.id),

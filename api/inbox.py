@@ -107,7 +107,6 @@ def _keep(statement: Statement, data_dir: Path) -> Kept:
             db.add(correction)
             predicted = _predicted(db, statement)
             db.flush()
-            db.refresh(correction)
             row_sent = True
         return Kept(correction, category, False, predicted)
     except BaseException:

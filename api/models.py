@@ -12,14 +12,22 @@ from sqlalchemy.orm import Session
 from api.catalogue import holdout_accuracy
 from api.errors import UnknownModel
 from api.gateway import Gateway, gateway
-from api.schemas import ModelAnswer, ModelsAnswer, PromotionsAnswer, RollbackRequest, errors
+from api.schemas import (
+    ModelAnswer,
+    ModelsAnswer,
+    PromotionsAnswer,
+    RollbackAnswer,
+    RollbackRequest,
+    Text,
+    errors,
+)
 from core import receipts
 from core.database import ACTIVE_RUN, Category, Correction, Model, Prediction, Run, Version, session
 from pipeline import runs
 
 router = APIRouter(tags=["models"])
 The = Annotated[Gateway, Depends(gateway)]
-Name = Annotated[str, Path(max_length=100)]
+Name = Annotated[Text, Path(max_length=100)]
 
 
 @router.get("/models", summary="Every model", response_model=ModelsAnswer, responses=errors(503))
@@ -40,7 +48,10 @@ def model(name: Name) -> dict[str, Any]:
 
 
 @router.post(
-    "/models/{name}/rollback", summary="Put the previous version back", responses=errors(404, 409, 503)
+    "/models/{name}/rollback",
+    summary="Put the previous version back",
+    response_model=RollbackAnswer,
+    responses=errors(404, 409, 503),
 )
 def rollback(name: Name, request: Request, the: The, body: RollbackRequest | None = None) -> dict[str, Any]:
     """Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason."""
@@ -83,7 +94,7 @@ def requester(request: Request, the: Gateway) -> str:
 
 
 def _existing(db: Session, name: str) -> Model:
-    found = db.get(Model, name) if name.isprintable() else None
+    found = db.get(Model, name)
     if found is None:
         known = ", ".join(db.scalars(select(Model.name).order_by(Model.name))) or "none yet"
         raise UnknownModel(f"there is no model {name!r}; the known ones: {known}", field="name")

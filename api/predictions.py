@@ -22,8 +22,10 @@ from api.schemas import (
     MOST_IMAGES,
     HistoryPage,
     InvocationRequest,
+    ModelName,
     PredictionAnswer,
     PredictionAnswers,
+    Text,
     errors,
 )
 from api.upstream import check
@@ -64,7 +66,7 @@ async def predict(
     request: Request,
     the: The,
     file: Annotated[UploadFile, File(description="A PNG, JPEG or WebP file.")],
-    model: Annotated[str | None, Form(max_length=100, description="The default model when left out.")] = None,
+    model: Annotated[ModelName | None, Form()] = None,
 ) -> Response:
     """Upload one file as `multipart/form-data`; the answer is that of /invocations/."""
     known = await the.model(model)
@@ -87,8 +89,8 @@ async def predict(
 def predictions(
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
     before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
-    model: Annotated[str | None, Query(max_length=100)] = None,
-    label: Annotated[str | None, Query(max_length=200, description="What was answered.")] = None,
+    model: Annotated[Text | None, Query(max_length=100)] = None,
+    label: Annotated[Text | None, Query(max_length=200, description="What was answered.")] = None,
     version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
     corrected: Annotated[
         bool | None, Query(description="Only those that were (or were not) corrected.")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from api.gateway import Gateway, gateway
 from api.models import requester
-from api.schemas import RunAccepted, RunAnswer, RunRequest, RunsPage, errors
+from api.schemas import RunAccepted, RunAnswer, RunRequest, RunsPage, Text, errors
 from core.settings import settings
 from pipeline import runs
 
@@ -37,7 +37,7 @@ def request_run(request: Request, the: The, body: RunRequest | None = None) -> d
     "/pipeline_runs", summary="Runs, newest first", response_model=RunsPage, responses=errors(400, 503)
 )
 def list_runs(
-    model: Annotated[str | None, Query(max_length=100)] = None,
+    model: Annotated[Text | None, Query(max_length=100)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
     before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
 ) -> dict[str, Any]:

@@ -6,16 +6,27 @@ Unknown fields are refused by name: a misspelt `prediction_id` would otherwise b
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_IMAGES = 64
 _EXAMPLE_IMAGE = "<base64 of 784 raw bytes, or of a PNG, JPEG or WebP file>"
 _PREDICTION_ID = "019a1c7e-5f0a-7c3e-8b1d-2f6a9c4e7d10"
 _CORRECTION_ID = "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def _storable(text: str) -> str:
+    """JSON can spell what neither PostgreSQL nor UTF-8 can: U+0000, and halves of surrogate pairs."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise ValueError("has characters that are no text (U+0000 or a lone surrogate)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+ModelName = Annotated[Text, Field(max_length=100, description="The default model when left out.")]
 
 
 class _Request(BaseModel):
@@ -37,7 +48,7 @@ class InvocationRequest(_Request):
     images: list[str] | None = Field(
         None, description=f"Or several of them, at most {MOST_IMAGES}; the answer then has `predictions`."
     )
-    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    model: ModelName | None = None
     draft: bool = Field(
         False, description="While somebody still draws: counted, not recorded, and has no id."
     )
@@ -71,9 +82,9 @@ class SaveImageRequest(_Request):
     model_config = _example({"image": _EXAMPLE_IMAGE, "label": "cat", "prediction_id": _PREDICTION_ID})
 
     image: str = Field(description="Base64 of raw pixels or of an image file.")
-    label: str = Field(description="What the image really shows; may be new.")
+    label: Text = Field(description="What the image really shows; may be new.")
     prediction_id: UUID | None = Field(None, description="The prediction this speaks of, if any.")
-    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    model: ModelName | None = None
     source: Literal["correction", "sample"] = Field(
         "correction",
         description="`sample` for an example drawing that ships with the page: never an exam question.",
@@ -286,7 +297,7 @@ class ModelsAnswer(_Answer):
 class RunRequest(_Request):
     model_config = _example({"model": "doodles", "force": False})
 
-    model: str | None = Field(None, max_length=100, description="The default model when left out.")
+    model: ModelName | None = None
     force: bool = Field(False, description="Goes on with too few new images; never goes past the gate.")
 
 
@@ -315,7 +326,7 @@ class RunsPage(_Answer):
 class RollbackRequest(_Request):
     model_config = _example({"reason": "version 4 mistakes every cat for a dog"})
 
-    reason: str = Field(
+    reason: Text = Field(
         "asked for over HTTP", min_length=1, max_length=500, description="Kept in the ledger for ever."
     )
 
