@@ -61,7 +61,7 @@ class MergeParams(_Section):
 class TrainParams(_Section):
     seed: int = Field(1, ge=0, description="Same seed, data, lock and kind of CPU: same weights.")
     threads: int = Field(
-        2,
+        1,
         ge=1,
         le=256,
         description="Fixed, because the order of sums, so the weights, depend on it.",

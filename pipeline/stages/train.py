@@ -41,7 +41,7 @@ def warm_up() -> None:
 def work(stage: StageRun) -> Result:
     """Trains the challenger on dataset/ (splits train and validation), from base/ when there is a champion."""
     warm_up()
-    from pipeline.training.export import export, read_weights
+    from pipeline.training.export import export
     from pipeline.training.loop import best_device, train
 
     started = time.monotonic()
@@ -49,10 +49,8 @@ def work(stage: StageRun) -> Result:
     outputs = decide_outputs(read_categories(stage.home), _base_outputs(stage.home))
     images = load(stage.home, spec, ("train", "validation"))
     data = training_data(images, outputs, params)
-    base, base_images = None, 0
-    if params.warm_start and _base_version(stage.home) is not None:
-        base, base_images = read_weights(stage.home / "base" / "weights.safetensors")
-    schedule = choose_schedule(params, len(data.targets), base_images if base is not None else None)
+    base, base_images = _base(stage.home, data, params, len(outputs))
+    schedule = choose_schedule(params, len(data.targets), base_images)
     device = best_device()
     print(
         f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {len(outputs)} outputs; "
@@ -185,6 +183,23 @@ def _base_outputs(home: Path) -> list[Category]:
         return []
     outputs = read_json(home / "base" / "categories.json")["outputs"]
     return [Category(output["id"], output["name"], "retired") for output in outputs]
+
+
+def _base(
+    home: Path, data: TrainingData, params: TrainParams, classes: int
+) -> tuple[dict[str, Tensor] | None, int | None]:
+    """The champion's weights and how many images they were trained on; None, None to start from new weights."""
+    from pipeline.training.export import read_weights
+    from pipeline.training.networks import Network, misfit
+
+    if not params.warm_start or _base_version(home) is None:
+        return None, None
+    weights, images = read_weights(home / "base" / "weights.safetensors")
+    why = misfit(Network(data.channels, params.widths, classes), weights)
+    if why is not None:
+        print(f"starting from new weights, for the champion's network does not fit: {why}")
+        return None, None
+    return weights, images
 
 
 def _start_named(home: Path, base: dict[str, Tensor] | None) -> str:

@@ -59,22 +59,29 @@ def images_of(pixels: Tensor) -> Tensor:
     return planes.float() / 255
 
 
-def start_from(network: Network, base: Mapping[str, Tensor]) -> str | None:
-    """Loads `base` into `network`, which may have more outputs: rows of known outputs are kept, new ones stay new.
-
-    Returns None, or why `base` does not fit (another input or other widths); the network is then unchanged.
-    """
+def misfit(network: Network, base: Mapping[str, Tensor]) -> str | None:
+    """Why `network` cannot start from `base`: another input, other widths, more outputs. None when it can."""
     own = network.state_dict()
     if set(base) != set(own):
         return f"it has {len(base)} tensors where this network has {len(own)}"
-    merged = {}
     for name, tensor in own.items():
         given = base[name]
-        known = len(given) if name in OUTPUT_ROWS else None
-        if given.shape[1:] != tensor.shape[1:] or (known is None and given.shape != tensor.shape):
+        if name in OUTPUT_ROWS and len(given) > len(tensor):
+            return f"it has {len(given)} outputs, this network only {len(tensor)}"
+        if given.shape[1:] != tensor.shape[1:] or (name not in OUTPUT_ROWS and given.shape != tensor.shape):
             return f"its {name} is {tuple(given.shape)}, this network's {tuple(tensor.shape)}"
-        if known is not None and known > len(tensor):
-            return f"it has {known} outputs, this network only {len(tensor)}"
-        merged[name] = given if known is None else torch.cat([given.to(tensor), tensor[known:]])
-    network.load_state_dict(merged)
     return None
+
+
+def start_from(network: Network, base: Mapping[str, Tensor]) -> None:
+    """Loads `base`, which may have fewer outputs: rows of known outputs are kept.
+
+    A new output begins as the mean of the known ones, so it wins nowhere until it has learnt something; a random
+    row wins at once where it should not, since all features are positive.
+    """
+    state = dict(base)
+    for name in OUTPUT_ROWS:
+        known = base[name]
+        new = len(network.output.bias) - len(known)
+        state[name] = torch.cat([known, known.mean(0, keepdim=True).expand(new, *known.shape[1:])])
+    network.load_state_dict(state)

@@ -1,0 +1,137 @@
+"""How good and how fast training is, on real drawings or photos.
+
+    python -m bench.training ../shared/data/quickdraw10
+    python -m bench.training ../shared/data/cifar10-train.tar --preset photos --epochs 4
+
+Splits the images by hash as the product does (80/10/10), trains on the first part with the preset's parameters,
+and reports the accuracy on the last, which nothing was tuned on. The last line is JSON.
+
+TODO
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.images import name_of, split_of
+from pipeline.params import TrainParams, parse
+from pipeline.training.loop import Schedule, TrainingData, balanced, best_device, train, validate
+
+PRESETS = Path(__file__).parents[1] / "pipeline" / "presets"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "source", type=Path, help="a folder of <category>.npy bitmaps, or a tar of <category>/<image>"
+    )
+    parser.add_argument("--preset", default="doodles", choices=["doodles", "photos"])
+    parser.add_argument("--epochs", type=int, help="other than the preset's")
+    parser.add_argument("--threads", type=int, help="other than the preset's")
+    parser.add_argument("--limit", type=int, help="images of each category; all unless told")
+    arguments = parser.parse_args()
+    pixels, targets, names = (read_tar if arguments.source.suffix == ".tar" else read_bitmaps)(
+        arguments.source, arguments.limit
+    )
+    params = preset(arguments.preset).model_copy(
+        update={k: v for k in ("epochs", "threads") if (v := getattr(arguments, k)) is not None}
+    )
+    print(json.dumps(measure(pixels, targets, len(names), params)))
+
+
+def measure(
+    pixels: NDArray[np.uint8], targets: NDArray[np.int64], classes: int, params: TrainParams
+) -> dict[str, object]:
+    split = np.array([split_of(name_of(image)) for image in pixels])
+    training, validation, holdout = (split == name for name in ("train", "validation", "holdout"))
+    data = TrainingData(
+        pixels[training],
+        targets[training],
+        balanced(targets[training], params.balance),
+        pixels[validation],
+        targets[validation],
+    )
+    rates: list[float] = []
+
+    def report(figures: dict[str, Any]) -> None:
+        print(figures, flush=True)
+        rates.append(figures["images_per_second"])
+
+    device = best_device()
+    started = time.perf_counter()
+    network = train(
+        data,
+        params,
+        Schedule(params.epochs, params.learning_rate),
+        classes,
+        report=report,
+        device=device,
+    )
+    seconds = time.perf_counter() - started
+    held_out = replace(data, validation_pixels=pixels[holdout], validation_targets=targets[holdout])
+    _, accuracy = validate(network, held_out, device)
+    return {
+        "holdout_accuracy": accuracy,
+        "holdout_images": int(holdout.sum()),
+        "train_images": int(training.sum()),
+        "seconds": round(seconds, 1),
+        "images_per_second": round(float(np.median(rates))),
+        "epochs": params.epochs,
+        "threads": params.threads,
+        "device": device.type,
+        "load_average": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def preset(name: str) -> TrainParams:
+    import yaml
+
+    path = PRESETS / f"{name}.yaml"
+    return parse(yaml.safe_load(path.read_text()), str(path)).train
+
+
+def read_bitmaps(folder: Path, limit: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    files = sorted(folder.glob("*.npy"))
+    parts = [np.load(file)[:limit].reshape(-1, 28, 28) for file in files]
+    targets = np.repeat(np.arange(len(files)), [len(part) for part in parts])
+    return np.concatenate(parts), targets, [file.stem for file in files]
+
+
+def read_tar(path: Path, limit: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    by_category: dict[str, list[NDArray[np.uint8]]] = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            images = (
+                by_category.setdefault(PurePosixPath(member.name).parent.name, [])
+                if member.isfile()
+                else None
+            )
+            if (
+                images is not None
+                and (limit is None or len(images) < limit)
+                and (file := tar.extractfile(member))
+            ):
+                images.append(np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"), np.uint8))
+    names = sorted(by_category)
+    targets = np.repeat(np.arange(len(names)), [len(by_category[name]) for name in names])
+    return np.stack([image for name in names for image in by_category[name]]), targets, names
+
+
+if __name__ == "__main__":
+    main()

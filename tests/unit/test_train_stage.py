@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from core.images import encode_png, name_of
+from core.storage import write_json
+from pipeline import dataset
+from pipeline.dataset import Category
+from pipeline.params import TrainParams
+from pipeline.stages import StageError, StageRun
+from pipeline.stages.train import choose_schedule, decide_outputs, work
+from pipeline.training.export import read_weights
+
+PARAMS = {
+    "augmentation": "drawing",
+    "widths": [8, 16],
+    "epochs": 4,
+    "min_steps": 4,
+    "batch_size": 32,
+    "threads": 1,
+}
+FILES = {"model.onnx", "weights.safetensors", "categories.json", "input.json", "example_answer.json"}
+
+
+def write_home(
+    home: Path, categories: Mapping[str, str], images: int = 40, train: Mapping[str, Any] | None = None
+) -> None:
+    """Categories by name and state; each draws one line, further to the right for the next."""
+    home.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for place, name in enumerate(categories):
+        for number in range(images):
+            pixels = rng.integers(0, 40, (28, 28), np.uint8)
+            pixels[:, 3 + 6 * place] = 255
+            sha256 = name_of(pixels)
+            rows.append(
+                {
+                    "sha256": sha256,
+                    "image": {"bytes": encode_png(pixels), "path": f"{sha256}.png"},
+                    "label": name,
+                    "category_id": place,
+                    "split": ("validation", "holdout")[number] if number < 2 else "train",
+                    "source": "correction" if number == 5 else "import",
+                    "labelled_at": datetime(2026, 1, 1, tzinfo=UTC),
+                }
+            )
+    (home / "dataset").mkdir(exist_ok=True)
+    dataset.write_shard(dataset.shard_path(home, 1), pa.Table.from_pylist(rows, dataset.SCHEMA))
+    listed = [Category(place, name, state) for place, (name, state) in enumerate(categories.items())]
+    write_json(home / "dataset" / "categories.json", dataset.categories_json(listed))
+    shape = {"mode": "L", "width": 28, "height": 28}
+    params = {"input": shape, "train": {**PARAMS, **(train or {})}, "gate": {}}
+    (home / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def make_champion(home: Path, version: int = 1) -> None:
+    (home / "model").rename(home / "base")
+    write_json(home / "base" / "version.json", {"version": version})
+
+
+def test_the_stage_writes_the_model_its_figures_and_its_curve(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active", "cow": "pending"})
+    result = work(StageRun(tmp_path, 12))
+    assert {path.name for path in (tmp_path / "model").iterdir()} == FILES
+    assert result.figures["train images"] == 2 * 38
+    assert result.figures["validation images"] == 2
+    assert result.figures["epochs"] == 4
+    assert [output["name"] for output in result.data["outputs"]] == ["ant", "bee"]
+    curve = [
+        json.loads(line) for line in (tmp_path / "runs" / "12" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [epoch["epoch"] for epoch in curve] == [1, 2, 3, 4]
+    assert curve[-1]["validation_accuracy"] == result.figures["validation_accuracy"]
+    assert not (tmp_path / "runs" / "12" / "checkpoints").exists()
+    assert json.dumps(result.as_json())
+
+
+def test_dvc_gets_the_same_bits_as_a_run(tmp_path: Path) -> None:
+    write_home(tmp_path / "a", {"ant": "active", "bee": "active"})
+    write_home(tmp_path / "b", {"ant": "active", "bee": "active"})
+    work(StageRun(tmp_path / "a", 12))
+    work(StageRun(tmp_path / "b", None))
+    for name in FILES:
+        assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes(), name
+
+
+def test_killed_and_run_again_it_gives_the_same_bits(tmp_path: Path) -> None:
+    categories = {"ant": "active", "bee": "active"}
+    long = {"epochs": 20, "threads": 2}
+    write_home(tmp_path / "killed", categories, train=long)
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.stages.train",
+        "--home",
+        str(tmp_path / "killed"),
+        "--run",
+        "1",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith("epoch 3/20"):
+                child.kill()
+                break
+    assert child.returncode == -9
+    assert not (tmp_path / "killed/model").exists()
+    assert (tmp_path / "killed/runs/1/checkpoints/last.safetensors").exists()
+
+    resumed = work(StageRun(tmp_path / "killed", 1))
+    write_home(tmp_path / "whole", categories, train=long)
+    work(StageRun(tmp_path / "whole", 1))
+    for name in FILES:
+        killed, whole = tmp_path / "killed/model" / name, tmp_path / "whole/model" / name
+        assert killed.read_bytes() == whole.read_bytes(), name
+    curve = (tmp_path / "killed/runs/1/metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line)["epoch"] for line in curve]
+    assert sorted(set(epochs)) == list(range(1, 21))
+    assert len(epochs) <= 21  # the epoch it was killed in may be there twice; none was trained from the start
+    assert resumed.figures["epochs"] == 20
+
+
+def test_a_new_category_grows_the_champions_outputs_and_training_is_gentle(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active", "cow": "pending"})
+    work(StageRun(tmp_path, 1))
+    make_champion(tmp_path)
+    write_home(tmp_path, {"ant": "active", "bee": "retired", "cow": "active"}, train={"fresh_share": 0.6})
+    result = work(StageRun(tmp_path, 2))
+    assert [output["name"] for output in result.data["outputs"]] == ["ant", "bee", "cow"]
+    assert result.figures["epochs"] == 3
+    assert result.data["base_version"] == 1
+    weights, images = read_weights(tmp_path / "model" / "weights.safetensors")
+    assert len(weights["output.bias"]) == 3
+    assert images == 76  # the retired category's are left out
+
+
+def test_another_network_in_params_starts_from_new_weights_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    work(StageRun(tmp_path, 1))
+    make_champion(tmp_path)
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"widths": [8, 24], "fresh_share": 1})
+    result = work(StageRun(tmp_path, 2))
+    assert "starting from new weights" in capsys.readouterr().out
+    assert result.figures["epochs"] == 4
+
+
+def test_a_base_without_a_champion_is_no_base(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    write_json(tmp_path / "base" / "version.json", {"version": None})
+    assert work(StageRun(tmp_path, None)).data["base_version"] is None
+
+
+def test_one_active_category_is_too_few_and_named(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "pending"})
+    with pytest.raises(StageError, match=r"active: 'ant'; pending: 'bee'.*merge\.min_images"):
+        work(StageRun(tmp_path, None))
+
+
+def test_a_dataset_without_training_images_says_so(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, images=2)
+    with pytest.raises(StageError, match="no training images"):
+        work(StageRun(tmp_path, None))
+
+
+def test_outputs_keep_their_places_under_their_present_names() -> None:
+    base = [Category(4, "kitten", "retired"), Category(2, "dog", "retired")]
+    now = [
+        Category(1, "bird", "active"),
+        Category(2, "dog", "retired"),
+        Category(3, "fish", "pending"),
+        Category(4, "cat", "active"),
+        Category(7, "cow", "active"),
+    ]
+    assert [(c.id, c.name) for c in decide_outputs(now, base)] == [
+        (4, "cat"),
+        (2, "dog"),
+        (1, "bird"),
+        (7, "cow"),
+    ]
+
+
+def test_the_schedule_is_gentle_only_when_little_is_new() -> None:
+    params = TrainParams(augmentation="none", fresh_share=0.2)
+    gentle = (params.warm_epochs, params.warm_learning_rate)
+    full = (params.epochs, params.learning_rate)
+    for images, base_images, expected in [
+        (100, None, full),
+        (100, 79, full),
+        (100, 80, gentle),
+        (100, 120, gentle),
+    ]:
+        schedule = choose_schedule(params, images, base_images)
+        assert (schedule.epochs, schedule.learning_rate) == expected
