@@ -88,6 +88,16 @@ class Answers:
         return Slice(self.truth[keep], self.challenger[keep], champion)
 
 
+def evaluate(stage: StageRun) -> Result:
+    """Says whether the challenger in model/ is better than the champion in base/; commits and tags the run."""
+    result = work(stage)
+    if stage.run is not None:  # DVC reproduces without committing
+        sentence = result.data["verdict"]["sentence"]
+        commit = workspace.record_run(stage.home, stage.run, f"run {stage.run}: {sentence}")
+        print(f"committed as {commit[:10]}, tag run-{stage.run}")
+    return result
+
+
 def work(stage: StageRun) -> Result:
     """Says whether the challenger in model/ is better than the champion in base/, and writes reports/."""
     rule = stage.params.gate
@@ -100,9 +110,6 @@ def work(stage: StageRun) -> Result:
     print(verdict.sentence)
     for reason in verdict.reasons:
         print(f"  {reason.name}: {'yes' if reason.passed else 'no'}; {reason.sentence}")
-    if stage.run is not None:
-        commit = workspace.record_run(stage.home, stage.run, f"run {stage.run}: {verdict.sentence}")
-        print(f"committed as {commit[:10]}, tag run-{stage.run}")
     return Result(
         figures={"promoted": int(verdict.promoted), **verdict.figures},
         data={"verdict": verdict.as_json(), "outcomes": outcomes(answers, names)},
@@ -269,4 +276,4 @@ def _warm_up() -> None:
 
 
 if __name__ == "__main__":
-    main("evaluate", work, _warm_up)
+    main("evaluate", evaluate, _warm_up)

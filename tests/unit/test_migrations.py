@@ -71,7 +71,9 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
     core.database.migrate(database_url)
 
 
-@pytest.mark.parametrize("rewrite", ["update transitions set status = 'x'", "delete from transitions"])
+@pytest.mark.parametrize(
+    "rewrite", ["update transitions set status = 'x'", "delete from transitions", "truncate transitions"]
+)
 def test_transitions_refuse_to_be_rewritten(database: Engine, rewrite: str) -> None:
     run_id = new_run(database)
     run(database, f"insert into transitions (run_id, model, status) values ({run_id}, 'doodles', 'queued')")
