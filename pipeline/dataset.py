@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,37 @@ def shard_version(path: Path) -> int:
     return int(path.stem.removeprefix("images-"))
 
 
+def rows_table(columns: Mapping[str, object], rows: int, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """A table of the dataset's schema; columns that are not given are null."""
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name)
+        if values is None:
+            arrays.append(pa.nulls(rows, field.type))
+        else:
+            arrays.append(values if isinstance(values, pa.Array) else pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def images_column(files: Sequence[bytes | None]) -> pa.Array:
+    """PNG files as the dataset keeps them; None becomes null."""
+    encoded = pa.array(files, pa.binary())
+    fields = list(SCHEMA.field("image").type)
+    return pa.StructArray.from_arrays(
+        [encoded, pa.nulls(len(files), pa.string())], fields=fields, mask=encoded.is_null()
+    )
+
+
 @contextmanager
-def shard_writer(path: Path, *, metadata: Mapping[str, str] | None = None) -> Iterator[pq.ParquetWriter]:
+def shard_writer(path: Path, *, staged_for: InputSpec | None = None) -> Iterator[pq.ParquetWriter]:
     """Writes tables of SCHEMA, on disk (fsync) when the block ends; the caller names the file atomically.
 
-    metadata: further keys of the file's schema. PNG does not compress again, the other columns do.
+    staged_for: recorded in the footer of an import's staged shard, see `input_of`.
     """
-    schema = SCHEMA.with_metadata({**SCHEMA.metadata, **(metadata or {})})
+    schema = SCHEMA
+    if staged_for is not None:
+        footer = json.dumps({"input": asdict(staged_for)}, sort_keys=True)
+        schema = schema.with_metadata({**SCHEMA.metadata, "emend": footer})
     with path.open("wb") as file:
         with pq.ParquetWriter(
             file, schema, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE
@@ -141,6 +165,14 @@ def shard_writer(path: Path, *, metadata: Mapping[str, str] | None = None) -> It
             yield writer
         file.flush()
         os.fsync(file.fileno())
+
+
+def input_of(schema: pa.Schema) -> InputSpec | None:
+    """For which model input a shard was staged; None when its footer does not say."""
+    try:
+        return InputSpec(**json.loads(schema.metadata[b"emend"])["input"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def write_shard(path: Path, table: pa.Table) -> None:

@@ -4,6 +4,7 @@ An import becomes one staged shard, `imports/<id>.parquet`, that a later run tak
 that cannot be used are named and counted, and never stop the rest.
 """
 
+from pipeline.imports.download import download_quickdraw
 from pipeline.imports.folder import stage_folder
 from pipeline.imports.quickdraw import QUICKDRAW_LICENCE, stage_quickdraw
 from pipeline.imports.staging import BadFile, ImportFailed, StagedImport, stage_pixels
@@ -13,6 +14,7 @@ __all__ = [
     "BadFile",
     "ImportFailed",
     "StagedImport",
+    "download_quickdraw",
     "stage_folder",
     "stage_pixels",
     "stage_quickdraw",

@@ -7,15 +7,17 @@ disk, so its paths, links and devices have no effect; what a picture may cost is
 from __future__ import annotations
 
 import gzip
+import multiprocessing
 import os
 import tarfile
 import zlib
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from core import labels
 from core.errors import InvalidLabel
@@ -30,9 +32,6 @@ from pipeline.imports.staging import (
     prepare_files,
     staging,
 )
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ProcessPoolExecutor
 
 MAX_FILE_BYTES = 50_000_000  # a 40-megapixel photo as a good JPEG is half of it
 EXPANSION_ALLOWED_BYTES = 2**30  # of any .tar.gz, and beyond that:
@@ -139,10 +138,6 @@ def _prepared(
 @contextmanager
 def _workers() -> Iterator[ProcessPoolExecutor]:
     """Spawned, because a forked child of a process with threads can hang. They start with the first task."""
-    # Here, because the convert stage imports this package too and would wait 30 ms for nothing.
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
         try:

@@ -6,11 +6,10 @@ says for which model input it was made.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,36 +120,15 @@ class Staging:
         pictures = [picture for _, picture in self._waiting]
         columns = {
             "sha256": [p.sha256 for p in pictures],
-            "image": images_column([p.png for p in pictures]),
-            "original": images_column([p.original for p in pictures]),
+            "image": dataset.images_column([p.png for p in pictures]),
+            "original": dataset.images_column([p.original for p in pictures]),
             "label": [label for label, _ in self._waiting],
             "split": [split_of(p.sha256) for p in pictures],
             "signature": [p.signature for p in pictures],
             "labelled_at": [self._labelled_at] * len(pictures),
             **{name: [value] * len(pictures) for name, value in self._constant.items()},
         }
-        return rows_table(columns, len(pictures), self._writer.schema)
-
-
-def rows_table(columns: Mapping[str, object], rows: int, schema: pa.Schema = dataset.SCHEMA) -> pa.Table:
-    """A table of the dataset's schema; columns that are not given are null."""
-    arrays = []
-    for field in schema:
-        values = columns.get(field.name)
-        if values is None:
-            arrays.append(pa.nulls(rows, field.type))
-        else:
-            arrays.append(values if isinstance(values, pa.Array) else pa.array(values, field.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def images_column(files: Sequence[bytes | None]) -> pa.Array:
-    """PNG files as the dataset keeps them; None becomes null."""
-    encoded = pa.array(files, pa.binary())
-    fields = list(dataset.SCHEMA.field("image").type)
-    return pa.StructArray.from_arrays(
-        [encoded, pa.nulls(len(files), pa.string())], fields=fields, mask=encoded.is_null()
-    )
+        return dataset.rows_table(columns, len(pictures), self._writer.schema)
 
 
 @contextmanager
@@ -160,10 +138,9 @@ def staging(home: Path, spec: InputSpec, source: str, licence: str | None) -> It
     Raises ImportFailed when no picture was added.
     """
     import_id = str(uuid_utils.uuid7())
-    metadata = {"emend": json.dumps({"input": asdict(spec)}, sort_keys=True)}
     with (
         replacing(import_path(home, import_id)) as path,
-        dataset.shard_writer(path, metadata=metadata) as writer,
+        dataset.shard_writer(path, staged_for=spec) as writer,
     ):
         shard = Staging(writer, import_id, source, licence)
         yield shard
@@ -175,14 +152,6 @@ def staging(home: Path, spec: InputSpec, source: str, licence: str | None) -> It
 
 def import_path(home: Path, import_id: str) -> Path:
     return home / "imports" / f"{import_id}.parquet"
-
-
-def input_of(schema: pa.Schema) -> InputSpec | None:
-    """For which model input a shard was staged; None when its footer does not say."""
-    try:
-        return InputSpec(**json.loads(schema.metadata[b"emend"])["input"])
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def stage_pixels(

@@ -28,7 +28,6 @@ from core.errors import InvalidImage
 from core.images import InputSpec, Pixels, encode_png, fit, name_of, open_image, split_of
 from core.storage import replacing
 from pipeline import dataset
-from pipeline.imports.staging import images_column, input_of, prepare_files, rows_table
 from pipeline.near_duplicates import signatures
 from pipeline.stages import Result, StageRun, main
 from pipeline.stages.ingest import inbox_path
@@ -128,8 +127,8 @@ def _corrections(
             quarantined.append(_quarantined(str(exc), sha, correction_id=correction["id"]))
     columns = {
         "sha256": [c.sha256 for c in found],
-        "image": images_column([c.png for c in found]),
-        "original": images_column([c.original for c in found]),
+        "image": dataset.images_column([c.png for c in found]),
+        "original": dataset.images_column([c.original for c in found]),
         "label": [_label(c.correction, categories) for c in found],
         "category_id": [c.correction["category_id"] for c in found],
         "split": [split_of(c.sha256) for c in found],
@@ -140,7 +139,7 @@ def _corrections(
         "signature": [None if c.pixels is None else signatures(c.pixels[None])[0].tobytes() for c in found],
         "labelled_at": [datetime.fromisoformat(c.correction["received_at"]) for c in found],
     }
-    return rows_table(columns, len(found))
+    return dataset.rows_table(columns, len(found))
 
 
 def _correction(home: Path, correction: Entry, spec: InputSpec) -> _Converted:
@@ -201,7 +200,7 @@ def _import(stage: StageRun, item: Entry, quarantined: list[Entry]) -> Iterator[
 
 
 def _checked_footer(file: pq.ParquetFile, item: Entry) -> InputSpec:
-    spec = input_of(file.schema_arrow)
+    spec = dataset.input_of(file.schema_arrow)
     if spec is None or not file.schema_arrow.equals(dataset.SCHEMA):
         raise _Unreadable("is not a shard that an import of this version staged; import it again")
     if file.metadata.num_rows != item["images"]:
@@ -212,6 +211,8 @@ def _checked_footer(file: pq.ParquetFile, item: Entry) -> InputSpec:
 def _fitted_anew(
     rows: pa.Table, spec: InputSpec, home: Path, item: Entry, quarantined: list[Entry]
 ) -> pa.Table:
+    from pipeline.imports.staging import prepare_files  # seldom needed, and slow to import
+
     originals = pc.coalesce(_bytes_of(rows["original"]), _bytes_of(rows["image"])).to_pylist()
     prepared = prepare_files(originals, spec)
     for name, original, picture in zip(rows["sha256"].to_pylist(), originals, prepared, strict=True):
@@ -226,12 +227,12 @@ def _fitted_anew(
     columns = {name: kept[name].combine_chunks() for name in kept.column_names}
     columns |= {
         "sha256": pa.array([p.sha256 for p in pictures], pa.string()),
-        "image": images_column([p.png for p in pictures]),
-        "original": images_column([p.original for p in pictures]),
+        "image": dataset.images_column([p.png for p in pictures]),
+        "original": dataset.images_column([p.original for p in pictures]),
         "split": pa.array([split_of(p.sha256) for p in pictures], pa.string()),
         "signature": pa.array([p.signature for p in pictures], dataset.SCHEMA.field("signature").type),
     }
-    return rows_table(columns, len(pictures))
+    return dataset.rows_table(columns, len(pictures))
 
 
 def _bytes_of(column: pa.ChunkedArray) -> pa.Array:
@@ -249,7 +250,7 @@ def _with_categories(rows: pa.Table, categories: _Categories, unknown: Counter[s
     if not pc.all(known).as_py():
         unknown.update(rows["label"].filter(pc.invert(known)).to_pylist())
     columns["label"] = pa.array(names, pa.string()).take(coded.indices)
-    return rows_table(columns, len(rows)).filter(known)
+    return dataset.rows_table(columns, len(rows)).filter(known)
 
 
 # --- quarantine

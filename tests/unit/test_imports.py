@@ -18,7 +18,7 @@ from core.images import InputSpec, decode_png, encode_png, name_of
 from pipeline import dataset
 from pipeline.imports import ImportFailed, StagedImport, stage_folder, stage_pixels, stage_quickdraw
 from pipeline.imports import folder as folder_import
-from pipeline.imports.staging import MAX_NAMED, input_of
+from pipeline.imports.staging import MAX_NAMED
 from pipeline.near_duplicates import signatures
 
 DOODLE = InputSpec("L", 28, 28, drawing=True)
@@ -67,7 +67,7 @@ def test_bitmaps_become_one_staged_shard(tmp_path: Path) -> None:
     assert rows[2]["signature"] == signatures(cats[2].reshape(1, 28, 28)).tobytes()
     schema = pq.read_schema(tmp_path / "home" / staged.file)
     assert schema.equals(dataset.SCHEMA)
-    assert input_of(schema) == DOODLE
+    assert dataset.input_of(schema) == DOODLE
 
 
 def test_limit_and_categories_choose_the_first_rows(tmp_path: Path) -> None:
