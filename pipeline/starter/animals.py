@@ -44,11 +44,13 @@ def bird(hand: Hand) -> list[Stroke]:
     way = hand.pick(
         [
             (2.2, gulls),
-            (4, bird_standing),
+            (3.5, bird_standing),
+            (2.5, bird_upright),
+            (1.6, bird_soaring),
             (2.2, bird_in_one_line),
             (2.5, bird_as_a_drop),
             (1.5, bird_flying),
-            (1.2, bird_between_two_loops),
+            (1, bird_between_two_loops),
             (1, bird_from_the_front),
             (1.2, chick),
             (1, bird_on_stilts),
@@ -257,6 +259,69 @@ def bird_as_a_drop(hand: Hand) -> list[Stroke]:
     return turned(strokes, hand.pick([(2, 0.0), (2, -25.0), (2, -50.0)]))
 
 
+def bird_upright(hand: Hand) -> list[Stroke]:
+    """A crow on a branch: one slanting outline, beak at the top, tail pointing down behind, breast rounded."""
+    lean, breast = hand.between(-15, 35), hand.between(20, 60)
+    crown, tail = hand.between(20, 40), hand.between(185, 240)
+    tail_x = 175 + lean * 1.5
+    outline: list[Point] = [
+        (72, crown + 25), (84, crown + 4), (108, crown), (128, crown + 22), (140 + lean * 0.3, 100), (165 + lean, 150),
+        (tail_x + 10, tail), (tail_x - 14, tail - 4), (140 + lean * 0.5, 185), (105 - breast * 0.4, 180),
+        (88 - breast * 0.7, 135), (86, 85), (76, crown + 44),
+    ]  # fmt: skip
+    beak = (hand.between(25, 55), crown + hand.between(22, 42))
+    strokes = [curve(*outline)]
+    if hand.chance(0.6):
+        strokes.append(path(outline[-1], beak, outline[0]))
+    else:
+        strokes.append(
+            path((72, crown + 25), beak, (74, crown + 34), (beak[0] + 4, beak[1] + 14), (76, crown + 44))
+        )
+    if hand.chance(0.75):
+        strokes += _eye(hand, 96, crown + 20, 5)
+    if hand.chance(0.5):
+        top = (112.0 + lean * 0.3, 95.0)
+        tip = (150.0 + lean, 178.0)
+        strokes.append(
+            curve(top, (100, 140), tip, (145 + lean * 0.6, 130))
+            if hand.chance(0.6)
+            else path(top, (112, 150), tip)
+        )
+    if hand.chance(0.75):
+        strokes += _bird_legs(hand, 118 + lean * 0.2, 184, hand.between(6, 18), hand.between(22, 55))
+    return strokes
+
+
+def bird_soaring(hand: Hand) -> list[Stroke]:
+    """Coming towards us: a small body, both wings wide open, perhaps with feathers."""
+    span, lift = hand.between(70, 112), hand.between(-20, 70)
+    body = hand.between(12, 26)
+    strokes = [ellipse(128, 130, body, body * hand.between(1.0, 2.0), hand.between(0, 360))]
+    head = body * hand.between(0.5, 0.9)
+    if hand.chance(0.75):
+        strokes.append(ellipse(128, 130 - body * 1.3 - head * 0.6, head, head))
+        strokes.append(path((124, 126 - body * 1.3), (128, 136 - body * 1.3), (132, 126 - body * 1.3)))
+    feathers = hand.chance(0.35)
+    for side in (-1, 1):
+        tip = (128 + side * span, 125 - lift * hand.between(0.6, 1.1))
+        root, elbow = (128 + side * body * 0.8, 120.0), (128 + side * span * 0.5, 95 - lift * 0.9)
+        under = (128 + side * body * 0.9, 145.0)
+        if feathers:
+            comb = [
+                (128 + side * span * part, 125 - lift * part + drop)
+                for part, drop in ((0.85, 28), (0.75, 5), (0.6, 35), (0.5, 12), (0.35, 38))
+            ]
+            strokes.append(path(root, elbow, tip, *comb, under))
+        else:
+            strokes.append(curve(root, elbow, tip, (128 + side * span * 0.55, 135 - lift * 0.3), under))
+    tail = hand.pick([(2, "fan"), (1, "legs"), (1, "none")])
+    if tail == "fan":
+        strokes.append(path((124, 130 + body * 1.3), (108, 200), (148, 200), (132, 130 + body * 1.3)))
+    elif tail == "legs":
+        strokes += _bird_legs(hand, 128, 130 + body * 1.4, 8, hand.between(12, 30))
+    return turned(strokes, hand.between(-25, 25))
+
+
 def bird_between_two_loops(hand: Hand) -> list[Stroke]:
     """Seen flying, a long body with a loop of a wing to either side, a round head and a beak."""
     long, tall = hand.between(50, 75), hand.between(14, 24)
@@ -402,10 +467,10 @@ def bird_from_above(hand: Hand) -> list[Stroke]:
 def cat(hand: Hand) -> list[Stroke]:
     way = hand.pick(
         [
-            (6.5, cat_face),
-            (2, cat_from_the_side),
-            (0.9, cat_in_one_line),
-            (1.2, cat_sitting),
+            (8, cat_face),
+            (1.3, cat_from_the_side),
+            (0.6, cat_in_one_line),
+            (1.1, cat_sitting),
             (0.9, cat_head_and_body),
         ]
     )
@@ -416,7 +481,7 @@ def cat_face(hand: Hand) -> list[Stroke]:
     """A head with pointed ears, and what goes into a face."""
     wide, tall = hand.between(70, 100), hand.between(62, 92)
     x, y = 128.0, 150.0
-    ear = hand.between(28, 85)
+    ear = hand.between(28, 85) if hand.chance(0.9) else hand.between(85, 125)
     head = hand.pick([(3, "round, ears on it"), (4, "one line"), (1.5, "triangular"), (0.8, "flat top")])
     strokes: list[Stroke] = []
     if head == "round, ears on it":
@@ -607,10 +672,12 @@ def dog(hand: Hand) -> list[Stroke]:
         [
             (4.2, dog_face),
             (1, dog_face_between_ears),
-            (3.2, dog_from_the_side),
-            (2.2, dog_in_one_line),
+            (4.2, dog_from_the_side),
+            (1.8, dog_in_one_line),
+            (1.8, dog_with_legs_in_its_outline),
             (1.3, dog_of_sticks),
             (0.7, dog_sitting),
+            (0.9, dog_lying),
             (0.5, head_of_a_dog),
         ]
     )
@@ -681,14 +748,14 @@ def head_of_a_dog(hand: Hand) -> list[Stroke]:
 
 
 def _hanging_ears(hand: Hand, x: float, y: float, wide: float, tall: float) -> list[Stroke]:
-    length, width = tall * hand.between(0.6, 1.9), hand.between(12, 34)
+    length, width = tall * hand.between(0.6, 1.9), hand.between(13, 42)
     out = hand.between(5, 50)
     kind = hand.pick(
         [
             (4, "loops"),
             (3, "arcs"),
             (1, "tips folded"),
-            (0.6, "ellipses"),
+            (1.5, "ellipses"),
             (0.8, "round, on top"),
             (0.5, "pointed"),
         ]
@@ -914,6 +981,29 @@ def dog_in_one_line(hand: Hand) -> list[Stroke]:
     return mirrored(strokes) if hand.chance(0.5) else strokes
 
 
+def dog_with_legs_in_its_outline(hand: Hand) -> list[Stroke]:
+    """A head of its own, then the back, the tail, four legs and the belly in one line."""
+    back, belly = hand.between(95, 115), hand.between(135, 160)
+    foot, leg, step = belly + hand.between(25, 65), hand.between(5, 10), hand.between(6, 16)
+    tail = hand.between(-30, 60)
+    size = hand.between(20, 34)
+    line: list[Point] = [
+        (85, back),
+        (150, back + hand.between(-6, 10)),
+        (205, back),
+        (242, back - tail),
+        (215, back + 16),
+    ]
+    right = 214.0
+    for gap in (step, 200 - 90 - 6 * leg - 2 * step, step, 0):
+        line += [(right, belly), (right, foot), (right - 2 * leg, foot), (right - 2 * leg, belly)]
+        right -= 2 * leg + gap
+    line += [(78, belly), (72, back + 25)]
+    strokes = _dog_head(hand, 66 - hand.between(0, 12), back - size * hand.between(-0.2, 0.8), size)
+    strokes.append(path(*line) if hand.chance(0.6) else curve(*line, steps=3))
+    return mirrored(strokes) if hand.chance(0.5) else strokes
+
+
 def dog_of_sticks(hand: Hand) -> list[Stroke]:
     """A line for a back, lines for legs, a head of any kind."""
     back, length = hand.between(110, 135), hand.between(40, 75)
@@ -922,6 +1012,20 @@ def dog_of_sticks(hand: Hand) -> list[Stroke]:
         strokes.append(path((x, back), (x + hand.between(-14, 14), back + length)))
     strokes += _dog_head(hand, 58, back - hand.between(5, 35), hand.between(18, 30))
     strokes.append(_dog_tail(hand, 205, back))
+    return mirrored(strokes) if hand.chance(0.5) else strokes
+
+
+def dog_lying(hand: Hand) -> list[Stroke]:
+    """A face to the left, and behind it a loaf of a body."""
+    strokes = moved(dog_face(hand), 5, 25, 0.5) if hand.chance(0.7) else _dog_head(hand, 70, 95, 38)
+    high = hand.between(90, 130)
+    strokes.append(
+        curve((100, high), (160, high - 15), (225, high + 20), (240, 175), (215, 195), (95, 195), (75, 160))
+    )
+    if hand.chance(0.5):
+        strokes.append(path((110, 195), (85, 205), (60, 203)))
+    if hand.chance(0.6):
+        strokes.append(_dog_tail(hand, 236, 165))
     return mirrored(strokes) if hand.chance(0.5) else strokes
 
 

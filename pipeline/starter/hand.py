@@ -63,7 +63,7 @@ class Hand:
             rng.normal(0, 1.0, (4, 2)),
         )
         matrix = np.array([[grow_x, turn], [-turn, grow_y]])
-        along = np.linspace(0, 1, len(stroke))[:, None]
+        along = np.arange(len(stroke))[:, None] / max(len(stroke) - 1, 1)
         length = len(stroke) * SPACING
         phases = rng.random(4) * 2 * np.pi
         rate = np.array([0.5, 1.0, 1.8, 3.0])
@@ -91,14 +91,22 @@ class Hand:
         points = np.concatenate(strokes)
         points = points + np.sin(points @ rates + phases) * bend
         points = (points - 128) @ matrix + 128
-        return np.split(points, np.cumsum([len(stroke) for stroke in strokes])[:-1])
+        ends = np.cumsum([len(stroke) for stroke in strokes]).tolist()
+        return [points[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _spaced(stroke: Stroke) -> Stroke:
     """The stroke with points about SPACING apart, and at least six of them."""
     if len(stroke) < 2:
         return stroke
-    steps = np.hypot(*np.diff(stroke, axis=0).T)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    at = np.linspace(0, travelled[-1], max(int(travelled[-1] / SPACING), 5) + 1)
-    return np.stack([np.interp(at, travelled, stroke[:, 0]), np.interp(at, travelled, stroke[:, 1])], axis=1)
+    steps = stroke[1:] - stroke[:-1]
+    travelled = np.zeros(len(stroke))
+    np.cumsum(np.hypot(steps[:, 0], steps[:, 1]), out=travelled[1:])
+    count = max(int(travelled[-1] / SPACING), 5)
+    at = np.arange(count + 1) * (travelled[-1] / count)
+    spaced = np.empty((count + 1, 2))
+    spaced[:, 0], spaced[:, 1] = (
+        np.interp(at, travelled, stroke[:, 0]),
+        np.interp(at, travelled, stroke[:, 1]),
+    )
+    return spaced

@@ -36,7 +36,7 @@ def curve(*points: Point, steps: int = 5) -> Stroke:
     else:
         before, after = 2 * through[0] - through[1], 2 * through[-1] - through[-2]
     p = np.concatenate([[before], through, [after]])
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    t = np.arange(steps)[None, :, None] / steps
     a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
     pieces = b + t / 2 * ((c - a) + t * ((2 * a - 5 * b + 4 * c - d) + t * (3 * (b - c) + d - a)))
     return np.concatenate([pieces.reshape(-1, 2), through[-1:]])
@@ -45,8 +45,10 @@ def curve(*points: Point, steps: int = 5) -> Stroke:
 def arc(x: float, y: float, wide: float, tall: float, start: float, end: float) -> Stroke:
     """Part of an ellipse with half axes `wide` and `tall`; degrees, 0 to the right, 90 down."""
     count = max(int(abs(end - start) / 24) + 2, 4)
-    angle = np.radians(np.linspace(start, end, count))
-    return np.stack([x + wide * np.cos(angle), y + tall * np.sin(angle)], axis=1)
+    angle = np.radians(start + (end - start) / (count - 1) * np.arange(count))
+    points = np.empty((count, 2))
+    points[:, 0], points[:, 1] = x + wide * np.cos(angle), y + tall * np.sin(angle)
+    return points
 
 
 def ellipse(x: float, y: float, wide: float, tall: float, start: float = -90, turn: float = 360) -> Stroke:
