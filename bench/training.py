@@ -30,8 +30,7 @@ from PIL import Image
 from core.images import name_of, split_of
 from pipeline.params import TrainParams, parse
 from pipeline.training.loop import Schedule, TrainingData, balanced, best_device, train, validate
-
-PRESETS = Path(__file__).parents[1] / "pipeline" / "presets"
+from pipeline.workspace import PRESETS
 
 
 def main() -> None:
@@ -102,7 +101,7 @@ def measure(
 def preset(name: str) -> TrainParams:
     import yaml
 
-    path = PRESETS / f"{name}.yaml"
+    path = PRESETS[name]
     return parse(yaml.safe_load(path.read_text()), str(path)).train
 
 

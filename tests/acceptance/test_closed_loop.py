@@ -90,7 +90,7 @@ def test_corrections_become_a_better_version_that_answers_without_a_dropped_requ
     assert run["verdict"]["figures"]["corrections_fixed"] == len(now_right)
 
     history = stack.api.get("/predictions", params={"limit": 5}).json()
-    assert len(history["predictions"]) == 5
+    assert len(history["items"]) == 5
 
 
 def test_a_run_with_nothing_new_halts_and_says_how_many_are_missing(stack: Stack) -> None:
