@@ -1,0 +1,58 @@
+"""Small parts of the gateway: base64, file names, the check of an answer, the docs page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from api.app import create_app
+from api.errors import BadAnswer
+from api.gateway import decode_base64
+from api.predictions import _plain_filename
+from api.upstream import check
+from core.docs_page import render
+from core.errors import InvalidInput
+
+
+@pytest.mark.parametrize("text", ["", "abc", "ab c", "a\nbc", "Zm9é", "data:,x", "_-_-"])
+def test_what_is_no_base64_is_refused_without_repeating_it(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode_base64(text, "images.3")
+    assert caught.value.field == "images.3"
+    assert text == "" or f" {text} " not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("cat.png", "cat.png"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\a\\b.png", "b.png"),
+        ("a\0b\n.png", "ab.png"),
+        ("x" * 300, "x" * 200),
+        ("", None),
+        (None, None),
+        ("dir/", None),
+    ],
+)
+def test_a_file_name_keeps_its_last_part_and_nothing_odd(given: str | None, kept: str | None) -> None:
+    assert _plain_filename(given) == kept
+
+
+def test_only_distributions_are_passed_on() -> None:
+    check(np.array([0.25, 0.75]))
+    check(np.array([1.0]))
+    for bad in ([0.5, 0.6], [np.nan, 1.0], [np.inf, 0.0], [-0.1, 1.1], [0.0, 0.0]):
+        with pytest.raises(BadAnswer):
+            check(np.array(bad))
+
+
+def test_the_docs_page_escapes_what_it_shows_and_has_a_line_to_try_for_every_endpoint() -> None:
+    spec = create_app().openapi()
+    spec["paths"]["/invocations/"]["post"]["summary"] = "<script>alert(1)</script>"
+    page = render(spec, "http://127.0.0.1:8000")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    endpoints = sum(len(methods) for methods in spec["paths"].values())
+    assert page.count("Try it") == endpoints
+    assert "curl -X POST &#x27;http://127.0.0.1:8000/predict&#x27; -F &#x27;file=@drawing.png&#x27;" in page
