@@ -36,7 +36,8 @@ imports = typer.Typer(
 )
 app.add_typer(imports, name="import")
 
-out = Console(highlight=False)
+# In a pipe or a file there is no width to fit into: tables are not cut.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -345,7 +346,8 @@ def corrections(
     if as_json:
         _print_json(found)
         return
-    table = Table("when", "model", "label", "status", "dataset", "now right", "id", box=None, pad_edge=False)
+    table = Table("when", "model", "label", "status", "dataset", "now right", box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True)
     for c in found:
         right = {True: "yes", False: "no", None: "-"}[c["live_correct"]]
         when = c["received_at"][:19].replace("T", " ")

@@ -45,6 +45,19 @@ class HomeChanged(WorkspaceError):
     pass
 
 
+def warm_up() -> None:
+    """Imports what recording needs and DVC leaves until then: 1 s that a warm stage spends before its turn."""
+    import dvc.repo.add
+    import dvc.repo.commit
+    import dvc.repo.graph
+    import dvc.stage.cache
+    import dvc.utils.strictyaml
+    import networkx
+    import ruamel.yaml
+
+    del dvc, networkx, ruamel
+
+
 def create_home(home: Path, params_yaml: str) -> None:
     """Makes a home whole or not at all; does nothing when it is there."""
     if (home / ".git").is_dir():

@@ -268,12 +268,5 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
     write_atomically(path, text.getvalue().encode())
 
 
-def _warm_up() -> None:
-    from dvc.repo import Repo
-    from dvc.repo.commit import commit
-
-    del Repo, commit
-
-
 if __name__ == "__main__":
-    main("evaluate", evaluate, _warm_up)
+    main("evaluate", evaluate, workspace.warm_up)

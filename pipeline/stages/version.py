@@ -102,12 +102,5 @@ def _keep_model_files(downloaded: Path, target: Path) -> None:
         )  # where mlflow puts what is not its own
 
 
-def _warm_up() -> None:
-    from dvc.repo import Repo
-    from dvc.repo.add import add
-
-    del Repo, add
-
-
 if __name__ == "__main__":
-    main("version", version, _warm_up)
+    main("version", version, workspace.warm_up)
