@@ -3,7 +3,7 @@
 An image that is nearly one of the holdout's would let a model learn an exam question by heart. Comparing every
 new image with every holdout image takes two steps. Each image has a signature, the magnitudes of its lowest
 Fourier coefficients, which do not change when the picture moves; one matrix product compares all of them and
-leaves a few pairs in a million. Those pairs are decoded and compared pixel by pixel (`similarity`).
+leaves some twenty pairs in a million. Those pairs are decoded and compared pixel by pixel (`similarity`).
 How well this tells copies from different people's drawings is measured in bench/near_duplicates.py.
 """
 
@@ -23,8 +23,9 @@ FREQUENCIES = tuple(
     if u > 0 or v > 0
 )
 SIGNATURE_BYTES = 2 * len(FREQUENCIES)  # float16
-CANDIDATE_SIMILARITY = 0.95  # of signatures; 999 of 1000 shifted and roughened copies are above 0.96
-FEW = 300  # with so few images their spread says nothing: every pair is a candidate
+CANDIDATE_SIMILARITY = 0.90  # of signatures; 0.95 would lose every fifth photo moved by a pixel
+FEW = 100  # with so few images their spread says nothing: every pair is a candidate
+BLOCK = 8_000_000  # similarities in memory at once
 LARGEST_SHIFT = 2  # pixels, either way
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -70,8 +71,9 @@ def candidates(left: NDArray[np.float16], right: NDArray[np.float16]) -> Pairs:
     standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-6)
     a, b = standard[: len(left)], standard[len(left) :]
     found = []
-    for start in range(0, len(a), 2_048):
-        rows, columns = np.nonzero(a[start : start + 2_048] @ b.T >= CANDIDATE_SIMILARITY)
+    step = max(1, BLOCK // len(b))
+    for start in range(0, len(a), step):
+        rows, columns = np.nonzero(a[start : start + step] @ b.T >= CANDIDATE_SIMILARITY)
         found.append((rows + start, columns))
     return np.concatenate([r for r, _ in found]), np.concatenate([c for _, c in found])
 
