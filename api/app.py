@@ -26,6 +26,7 @@ from core.errors import EmendError
 from core.settings import settings
 
 DATABASE_THREADS = 8  # with the catalogue's and the history's they stay within the pool's ten connections
+READY_SECONDS = 3.0
 
 health = APIRouter(tags=["health"])
 
@@ -75,14 +76,17 @@ async def readyz(the: Annotated[Gateway, Depends(gateway)]) -> JSONResponse:
     """Each part by name. Without the database predictions are still answered, corrections are not."""
     checks: dict[str, Any] = {}
     for name, check in (
-        ("database", anyio.to_thread.run_sync(_ask_database)),
+        ("database", anyio.to_thread.run_sync(_ask_database, abandon_on_cancel=True)),
         ("model_server", the.model_server.ready()),
     ):
         try:
-            await check
+            with anyio.fail_after(READY_SECONDS):
+                await check
             checks[name] = {"ok": True}
         except EmendError as exc:
             checks[name] = {"ok": False, "message": exc.message}
+        except TimeoutError:
+            checks[name] = {"ok": False, "message": f"no answer within {READY_SECONDS:g} s"}
     ready = all(found["ok"] for found in checks.values())
     body = {"status": "ready" if ready else "not ready", "checks": checks}
     return JSONResponse(body, status_code=200 if ready else 503)

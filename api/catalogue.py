@@ -160,9 +160,11 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
     holdout: dict[str, float] = {}
     for row in db.scalars(select(Model)):
         of_model = versions.get(row.name, {})
+        of_categories = names.get(row.name, {})
         outputs = {
-            number: tuple(names[row.name][id_] for id_ in version.category_ids)
+            number: tuple(of_categories[id_] for id_ in version.category_ids)
             for number, version in of_model.items()
+            if of_categories.keys() >= set(version.category_ids)
         }
         champion = champion_version(db, row.name)
         models[row.name] = KnownModel(row.name, spec_of(row.params), champion, outputs)

@@ -28,6 +28,7 @@ from core.errors import EmendError
 from core.images import Pixels, encode_png
 
 MOST_BUFFERED = 10_000
+MOST_BUFFERED_BYTES = 100_000_000  # of pixels: those of a large input fill the memory sooner
 MOST_PER_WRITE = 500
 FLUSH_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
@@ -58,6 +59,7 @@ class History:
     def __init__(self, most_buffered: int = MOST_BUFFERED) -> None:
         self._most_buffered = most_buffered
         self._buffer: OrderedDict[UUID, Recorded] = OrderedDict()
+        self._pixel_bytes = 0
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._partitions: set[date] = set()
@@ -75,10 +77,12 @@ class History:
 
     def record(self, prediction: Recorded) -> None:
         with self._changing:
-            if len(self._buffer) >= self._most_buffered:
-                self._buffer.popitem(last=False)
-                metrics.HISTORY_DROPPED.inc()
             self._buffer[prediction.id] = prediction
+            self._pixel_bytes += prediction.pixels.nbytes
+            while len(self._buffer) > self._most_buffered or self._pixel_bytes > MOST_BUFFERED_BYTES:
+                _, oldest = self._buffer.popitem(last=False)
+                self._pixel_bytes -= oldest.pixels.nbytes
+                metrics.HISTORY_DROPPED.inc()
             metrics.HISTORY_WAITING.set(len(self._buffer))
 
     def buffered(self, prediction_id: UUID) -> Recorded | None:
@@ -97,7 +101,8 @@ class History:
                 db.execute(insert(Prediction).on_conflict_do_nothing(), rows)
         with self._changing:
             for prediction in batch:
-                self._buffer.pop(prediction.id, None)
+                if self._buffer.pop(prediction.id, None) is not None:
+                    self._pixel_bytes -= prediction.pixels.nbytes
             metrics.HISTORY_WAITING.set(len(self._buffer))
         return len(batch)
 

@@ -29,6 +29,8 @@ from core import __version__, docs_page, telemetry
 from core.errors import EmendError, InvalidInput, NotFound, TooLarge, Unavailable
 from core.settings import settings
 
+MOST_BODY_BYTES_AT_ONCE = 200_000_000  # of all requests under way together
+
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = telemetry.get_logger("web")
 
@@ -56,8 +58,9 @@ def application(
 
     docs_page.install(app)
 
+    # Not in a thread: scrapes must not wait for threads that wait for a database.
     @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
@@ -83,6 +86,7 @@ class Observed:
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
         self.service = service
+        self.body_bytes = 0  # of the requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,6 +100,7 @@ class Observed:
         telemetry.bind(request_id=request_id)
         started = time.perf_counter()
         status = 500
+        body = _Body(receive, settings().max_body_bytes, self)
 
         async def observed_send(message: Message) -> None:
             nonlocal status
@@ -109,13 +114,13 @@ class Observed:
             await send(message)
 
         try:
-            limit = settings().max_body_bytes
             declared = headers.get(b"content-length", b"")
-            if declared.isdigit() and int(declared) > limit:
-                await _answer(TooLarge(_too_large(limit)))(scope, receive, observed_send)
+            if declared.isdigit() and int(declared) > body.limit_bytes:
+                await _answer(body.too_large())(scope, receive, observed_send)
             else:
-                await self.app(scope, _limited(receive, limit), observed_send)
+                await self.app(scope, body.receive, observed_send)
         finally:
+            self.body_bytes -= body.seen_bytes
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             telemetry.REQUESTS.labels(self.service, _known_method(scope["method"]), route, str(status)).inc()
@@ -130,24 +135,31 @@ class Observed:
                 )
 
 
-def _limited(receive: Receive, limit_bytes: int) -> Receive:
-    """Counts the body as it comes: a missing or false Content-Length cannot fill the memory."""
-    seen = 0
+class _Body:
+    """Counts a body as it comes: a missing or false Content-Length cannot fill the memory, nor can many at once."""
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
+    def __init__(self, receive: Receive, limit_bytes: int, observed: Observed) -> None:
+        self.limit_bytes = limit_bytes
+        self.seen_bytes = 0
+        self._receive = receive
+        self._observed = observed
+
+    async def receive(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > limit_bytes:
-                raise TooLarge(_too_large(limit_bytes))
+            size_bytes = len(message.get("body", b""))
+            self.seen_bytes += size_bytes
+            self._observed.body_bytes += size_bytes
+            if self.seen_bytes > self.limit_bytes:
+                raise self.too_large()
+            if self._observed.body_bytes > MOST_BODY_BYTES_AT_ONCE:
+                raise Unavailable("too many large requests at once; try again in a moment")
         return message
 
-    return counted
-
-
-def _too_large(limit_bytes: int) -> str:
-    return f"request body is larger than {limit_bytes / 1e6:g} MB; send a smaller image, or fewer at once"
+    def too_large(self) -> TooLarge:
+        return TooLarge(
+            f"request body is larger than {self.limit_bytes / 1e6:g} MB; send a smaller image, or fewer at once"
+        )
 
 
 def _known_method(method: str) -> str:

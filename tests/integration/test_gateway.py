@@ -11,11 +11,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,7 +37,8 @@ from core.database import (
     Run,
     RunStatus,
 )
-from core.images import decode_png, name_of
+from core.images import decode_png, encode_png, name_of
+from pipeline import dataset
 from tests.support import tiny_model
 from tests.support.gateway import (
     GatewayProcess,
@@ -469,6 +472,27 @@ def test_a_samples_source_is_kept(client: httpx.Client) -> None:
     assert client.get(correct(client, "cat", source="sample")["receipt"]).json()["source"] == "sample"
 
 
+def test_a_merged_corrections_image_comes_from_its_shard(client: httpx.Client, world: World) -> None:
+    pixels = drawing()
+    kept = correct(client, "cat", pixels)
+    row = dict.fromkeys(dataset.SCHEMA.names) | {
+        "sha256": kept["image_sha256"],
+        "image": {"bytes": encode_png(pixels), "path": None},
+        "split": "train",
+        "source": "correction",
+        "labelled_at": datetime.now(UTC),
+    }
+    shard = dataset.shard_path(world.data_dir / "doodles", 40)
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    dataset.write_shard(shard, pa.Table.from_pylist([row], schema=dataset.SCHEMA))
+    settled(world, kept, status=CorrectionStatus.merged, dataset_version=40)
+    (world.data_dir / "doodles" / "inbox" / "cat" / f"{kept['image_sha256']}.png").unlink()
+    image = client.get(f"/corrections/{kept['correction_id']}/image")
+    np.testing.assert_array_equal(decode_png(image.content), pixels)
+    shard.unlink()
+    assert client.get(f"/corrections/{kept['correction_id']}/image").status_code == 404
+
+
 # Receipts
 
 
@@ -610,6 +634,19 @@ def test_a_run_is_asked_for_once_shown_cancelled_and_not_resumed_twice(
     with Session(world.engine) as db:
         db.get_one(Run, run_id).status = RunStatus.cancelled
         db.commit()
+
+
+def test_promotion_is_resumed_and_a_rollback_without_the_registry_is_refused(
+    client: httpx.Client, world: World
+) -> None:
+    with Session(world.engine) as db:
+        db.get_one(core.database.Model, "photos").promotion_paused_at = datetime.now(UTC)
+        db.commit()
+    assert client.get("/models/photos").json()["promotion_paused"] is True
+    assert client.post("/models/photos/promotion/resume").json()["promotion_paused"] is False
+    refused = client.post("/models/photos/rollback", json={"reason": "test"})
+    assert refused.status_code == 503
+    assert "Retry-After" in refused.headers
 
 
 # Health, metrics, documentation

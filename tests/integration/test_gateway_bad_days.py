@@ -10,6 +10,7 @@ import io
 import json
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -34,6 +35,7 @@ from sqlalchemy.orm import Session
 import core.database
 import core.settings
 from api.app import create_app
+from core import web
 from core.database import Category, Correction, Prediction
 from core.images import name_of
 from tests.support import tiny_model
@@ -447,6 +449,27 @@ def test_without_the_model_server_predictions_wait_and_corrections_are_taken(
         with upstream(replies, port):
             assert client.post("/invocations/", json={"image": fine()}).status_code == 200
             assert client.get("/readyz").status_code == 200
+
+
+def test_many_large_bodies_at_once_are_bounded(
+    emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MOST_BODY_BYTES_AT_ONCE", 1_000_000)
+    head = b"POST /invocations/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    with gateway_in_process("http://127.0.0.1:9", monkeypatch) as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address) as slow:
+            slow.sendall(head + b"[" * 800_000)  # and never the rest
+            body = json.dumps({"image": "A" * 500_000})
+
+            def refused() -> bool:
+                response = client.post(
+                    "/invocations/", content=body, headers={"Content-Type": "application/json"}
+                )
+                return response.status_code == 503 and "Retry-After" in response.headers
+
+            wait_until(refused)
+        wait_until(lambda: client.post("/save-image/", content=body).status_code == 400)
 
 
 # The disk
