@@ -385,8 +385,12 @@ class _Comparison:
 
 
 def _signatures(column: pa.Array) -> NDArray[np.float16]:
-    flat = np.frombuffer(b"".join(column.to_pylist()), np.float16)
-    return flat.reshape(-1, SIGNATURE_BYTES // 2)
+    """The column's own memory; it has no nulls."""
+    width = SIGNATURE_BYTES // 2
+    if len(column) == 0:  # may have no memory at all
+        return np.empty((0, width), np.float16)
+    flat = np.frombuffer(column.buffers()[1], np.float16)
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
 
 
 # --- categories, outcomes, quarantine
@@ -401,8 +405,7 @@ def _grown(
         pc.and_(pc.is_valid(old["label"]), pc.invert(pc.is_in(old["sha256"], value_set=replaced)))
     )
     trained = stays.filter(pc.equal(stays["split"], "train"))
-    images = Counter(stays["category_id"].to_pylist())
-    train = Counter(trained["category_id"].to_pylist())
+    images, train = _counted(stays["category_id"]), _counted(trained["category_id"])
     images.update(row.category_id for row in rows if row.category_id is not None)
     train.update(row.category_id for row in rows if row.split == "train" and row.category_id is not None)
     categories, counts = [], []
@@ -421,6 +424,10 @@ def _grown(
             }
         )
     return categories, counts
+
+
+def _counted(ids: pa.ChunkedArray) -> Counter[int]:
+    return Counter({entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(ids)})
 
 
 def _outcomes(decisions: Decisions, kept: Mapping[str, Row]) -> list[dict[str, str | None]]:
