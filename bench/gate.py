@@ -34,7 +34,7 @@ class Case:
     generated: int = 0
     generated_gain_points: float = 0.0
     corrections: bool = True
-    margin_points: float = 0.5
+    margin_points: float = 1.0
 
 
 def draw_slice(
@@ -111,10 +111,10 @@ def percent_of(rng: np.random.Generator, case: Case, draws: int) -> dict[str, fl
 
 
 def cases() -> list[Case]:
-    sizes, churns, gains = (300, 1_000, 3_000, 10_000), (0.5, 1, 2, 5), (-3, -2, -1, -0.5, 0.5, 1, 2, 3)
+    sizes, churns, gains = (400, 1_000, 3_000, 10_000), (0.5, 1, 2, 5), (-3, -2, -1, -0.5, 0.5, 1, 2, 3)
     return [
         *(Case(n, churn_percent=c) for n in sizes for c in churns),
-        *(Case(n, churn_percent=c, margin_points=1.0) for n in sizes for c in churns),
+        *(Case(n, churn_percent=c, margin_points=0.5) for n in sizes for c in churns),
         *(Case(n, gain_points=g) for n in sizes for g in gains),
         *(Case(n, gain_points=g, corrections=False) for n in sizes for g in (0, 1, 2, 3)),
         *(Case(n, gain_points=1, fallen_points=f) for n in sizes for f in (10, 20, 40)),
