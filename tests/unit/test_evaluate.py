@@ -95,7 +95,7 @@ def home(tmp_path: Path) -> Path:
     write_model(tmp_path / "base", BAD)
     (tmp_path / "base" / "version.json").write_text('{"version": 3}')
     section = {"mode": "L", "width": SIDE, "height": SIDE}
-    params = {"input": section, "train": {"augmentation": "none"}, "gate": {}}
+    params = {"input": section, "train": {"augmentation": "none"}, "gate": {"min_holdout_images": 200}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     holdout = [Row(look, GOOD[look], "holdout", count=100) for look in range(3)]
     corrections = [
