@@ -10,6 +10,7 @@ import unicodedata
 from core.errors import InvalidLabel
 
 MAX_LABEL_CHARACTERS = 64
+MAX_LABEL_BYTES = 200  # a file system's name has at most 255
 _FORBIDDEN = set('/\\:*?"<>|\x00')  # no path tricks, on any system
 
 
@@ -20,13 +21,15 @@ def normalise(label: str) -> str:
     text = " ".join(unicodedata.normalize("NFC", label).split())
     if not text:
         raise InvalidLabel("label is empty; say what the image shows")
-    if len(text) > MAX_LABEL_CHARACTERS or len(text.encode()) > 200:
-        raise InvalidLabel(f"label has {len(text)} characters; at most {MAX_LABEL_CHARACTERS} are allowed")
     bad = sorted({c for c in text if c in _FORBIDDEN or unicodedata.category(c)[0] == "C"})
     if bad:
         named = ", ".join(f"U+{ord(c):04X}" for c in bad[:5])
         raise InvalidLabel(
             f"label has characters that are not allowed ({named}); use letters, digits and spaces"
+        )
+    if len(text) > MAX_LABEL_CHARACTERS or len(text.encode()) > MAX_LABEL_BYTES:
+        raise InvalidLabel(
+            f"label has {len(text)} characters; at most {MAX_LABEL_CHARACTERS} ({MAX_LABEL_BYTES} bytes) are allowed"
         )
     if not any(unicodedata.category(c)[0] in "LNS" for c in text):
         raise InvalidLabel("label has no letter, digit or symbol; say what the image shows")

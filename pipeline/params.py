@@ -50,7 +50,7 @@ class MergeParams(_Section):
         description="Training images a pending category needs to become active: fewer give chance recall.",
     )
     near_duplicate_similarity: float = Field(
-        0.985,
+        0.96,
         ge=0.5,
         le=1.0,
         description="Correlation of pixels above which an image counts as a copy of a holdout image; "
@@ -78,7 +78,9 @@ class TrainParams(_Section):
     epochs: int = Field(
         8, ge=1, le=10_000, description="Of a first version, or when much is new. See `fresh_share`."
     )
-    learning_rate: float = Field(3e-3, gt=0, le=10, description="Its peak; rises, then falls to zero.")
+    learning_rate: float = Field(
+        0.24, gt=0, le=10, description="Its peak: the share of a filter's length that a step moves (Muon)."
+    )
     warm_start: bool = Field(
         True,
         description="Start from the champion's weights: the new version differs where it learnt something.",
@@ -87,7 +89,7 @@ class TrainParams(_Section):
         3, ge=1, le=10_000, description="Of a warm start with little new data: the rest is learnt already."
     )
     warm_learning_rate: float = Field(
-        5e-4,
+        0.04,
         gt=0,
         le=10,
         description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",

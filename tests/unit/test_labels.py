@@ -74,3 +74,8 @@ def test_a_label_is_refused_or_safe_as_a_folders_name(typed: str) -> None:
     assert not label.startswith(".")
     assert unicodedata.is_normalized("NFC", label)
     assert key_of(key_of(label)) == key_of(label)
+
+
+def test_half_a_surrogate_pair_is_refused_not_a_crash() -> None:
+    with pytest.raises(InvalidLabel, match=r"U\+D800"):
+        normalise("\ud800")
