@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -99,8 +100,6 @@ def measure(
 
 
 def preset(name: str) -> TrainParams:
-    import yaml
-
     path = PRESETS[name]
     return parse(yaml.safe_load(path.read_text()), str(path)).train
 

@@ -98,7 +98,7 @@ def test_dvc_gets_the_same_bits_as_a_run(tmp_path: Path) -> None:
 
 def test_killed_and_run_again_it_gives_the_same_bits(tmp_path: Path) -> None:
     categories = {"ant": "active", "bee": "active"}
-    long = {"epochs": 20, "threads": 2}
+    long = {"epochs": 20}
     write_home(tmp_path / "killed", categories, train=long)
     command = [
         sys.executable,
