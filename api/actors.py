@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -37,9 +38,16 @@ class Actors:
         cookie = request.cookies.get(COOKIE, "")
         return self._hashed(cookie) if _PRINTABLE.fullmatch(cookie) else None
 
-    def introduce(self, response: Response) -> str:
-        """Gives somebody new a cookie, and returns the hash that stands for it."""
-        token = secrets.token_urlsafe(24)
+    def introduce(self, response: Response, idempotency_key: str | None) -> str:
+        """Gives somebody new a cookie, and returns the hash that stands for it.
+
+        With a key the cookie follows from it, so that a repeated request whose first answer got lost, cookie and
+        all, comes from the same actor and is kept once.
+        """
+        if idempotency_key is None:
+            token = secrets.token_urlsafe(24)
+        else:
+            token = hmac.new(self._salt, b"key " + idempotency_key.encode(), hashlib.sha256).hexdigest()[:32]
         response.set_cookie(COOKIE, token, max_age=_YEAR_SECONDS, httponly=True, samesite="lax")
         return self._hashed(token)
 

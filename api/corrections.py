@@ -48,7 +48,9 @@ async def save_image(
             description="Your own id of this correction: sent again it gives the first answer again.",
         ),
     ] = None,
-    emend_actor: Annotated[str | None, Header(description="Who says it; else a cookie does.")] = None,
+    emend_actor: Annotated[
+        str | None, Header(description="Who says it; else a cookie does.")
+    ] = None,  # for /docs
 ) -> Response:
     """Answered only when the image is on disk and its row committed.
 
@@ -66,7 +68,7 @@ async def save_image(
         model=model.name,
         image=decoded,
         label=label,
-        actor=known_actor or the.actors.introduce(cookie),
+        actor=known_actor or the.actors.introduce(cookie, idempotency_key),
         source=body.source,
         prediction_id=body.prediction_id,
         idempotency_key=idempotency_key,
@@ -141,11 +143,12 @@ def correction_image(correction_id: UUID) -> Response:
 
 
 def _answer(correction: Correction) -> dict[str, Any]:
+    """The same whenever it is asked for again: what became of it since is for the receipt to tell."""
     return {
         "correction_id": str(correction.id),
         "image_sha256": correction.image_sha256,
         "label": correction.label,
-        "status": correction.status,
+        "status": CorrectionStatus.accepted,
         "receipt": f"/corrections/{correction.id}",
     }
 

@@ -26,6 +26,7 @@ from core import partitions, telemetry
 from core.database import Correction, Prediction, session
 from core.errors import EmendError
 from core.images import Pixels, encode_png
+from core.settings import settings
 
 MOST_BUFFERED = 10_000
 MOST_BUFFERED_BYTES = 100_000_000  # of pixels: those of a large input fill the memory sooner
@@ -107,13 +108,16 @@ class History:
         return len(batch)
 
     def _make_partitions(self, batch: Sequence[Recorded]) -> None:
-        """Today's, tomorrow's, and those of what waited past midnight."""
+        """Today's, tomorrow's, and those of what waited past midnight; a new day ends the oldest."""
         today = datetime.now(UTC).date()
         days = {today, today + timedelta(days=1)} | {time_of(p.id).date() for p in batch}
         for day in sorted(days - self._partitions):
             with session() as db:
                 partitions.ensure(db.connection(), day)
+                dropped = partitions.drop_older_than(db.connection(), settings().history_days)
             self._partitions.add(day)
+            if dropped:
+                log.info("history dropped", partitions=dropped, kept_days=settings().history_days)
 
     def _run(self) -> None:
         pause = FLUSH_SECONDS

@@ -73,8 +73,9 @@ def keep(statement: Statement, data_dir: Path) -> Kept:
         for attempt in range(3):
             try:
                 return _keep(statement, data_dir)
-            except IntegrityError:
-                # Somebody was first with the same key or the same new category; now they can be seen.
+            except (IntegrityError, FileNotFoundError):
+                # Somebody was first with the same key or the same new category, and now can be seen; or a run's
+                # cleanup removed the category's folder, then empty, between its making and the writing.
                 if attempt == 2:
                     raise
     raise AssertionError("unreachable")

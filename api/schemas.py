@@ -168,6 +168,23 @@ class ReceiptPrediction(_Answer):
 
 
 class CorrectionItem(_Answer):
+    model_config = _example(
+        {
+            "correction_id": _CORRECTION_ID,
+            "model": "doodles",
+            "image_sha256": _SHA256,
+            "label": "cat",
+            "source": "correction",
+            "status": "accepted",
+            "reason": None,
+            "dataset_version": None,
+            "prediction_id": _PREDICTION_ID,
+            "received_at": "2026-11-21T09:30:14.120+00:00",
+            "receipt": f"/corrections/{_CORRECTION_ID}",
+            "image": f"/corrections/{_CORRECTION_ID}/image",
+        }
+    )
+
     correction_id: UUID
     model: str
     image_sha256: str
@@ -302,13 +319,39 @@ class RunRequest(_Request):
 
 
 class RunAccepted(_Answer):
+    model_config = _example({"run_id": 12})
+
     run_id: int
 
 
 class RunAnswer(BaseModel):
     """As pipeline.runs tells it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "run_id": 12,
+                    "model": "doodles",
+                    "status": "succeeded",
+                    "message": "version 4 is live",
+                    "verdict": {
+                        "promote": True,
+                        "sentence": "Promoted: 92.4 % on the holdout against 91.1 %.",
+                    },
+                    "stages": [
+                        {
+                            "name": "ingest",
+                            "status": "succeeded",
+                            "duration_seconds": 0.4,
+                            "figures": {"new_images": 31},
+                        }
+                    ],
+                }
+            ]
+        },
+    )
 
     run_id: int
     model: str
@@ -343,6 +386,21 @@ class RollbackAnswer(_Answer):
 
 
 class PromotionItem(_Answer):
+    model_config = _example(
+        {
+            "id": 5,
+            "action": "promote",
+            "version": 4,
+            "replaced_version": 3,
+            "run_id": 12,
+            "actor": "gate",
+            "reason": "Promoted: 92.4 % on the holdout against 91.1 %.",
+            "opened_at": "2026-11-21T03:04:10.120+00:00",
+            "outcome": "done",
+            "closed_at": "2026-11-21T03:04:12.340+00:00",
+        }
+    )
+
     id: int
     action: str
     version: int

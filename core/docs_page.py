@@ -6,6 +6,7 @@ docs_page.install(app)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -68,13 +69,13 @@ def render(openapi: Schema, base_url: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body><main>"
         f'<h1>{escape(info["title"])}</h1><p class="soft">version {escape(info["version"])} · '
-        f'<a href="openapi.json">openapi.json</a></p><p>{escape(info.get("description", ""))}</p>'
+        f'<a href="openapi.json">openapi.json</a></p><p>{_text(info.get("description", ""))}</p>'
         f"{sections}</main></body></html>"
     )
 
 
 def _operation(openapi: Schema, base_url: str, path: str, method: str, operation: Schema) -> str:
-    parts = [f"<p>{escape(operation['description'])}</p>"] if operation.get("description") else []
+    parts = [f"<p>{_text(part)}</p>" for part in operation.get("description", "").split("\n\n") if part]
     rows = [_parameter(openapi, p) for p in operation.get("parameters", [])]
     content_type, body = _content(openapi, operation.get("requestBody", {}))
     rows += _properties(openapi, body)
@@ -96,37 +97,43 @@ def _operation(openapi: Schema, base_url: str, path: str, method: str, operation
 
 
 def _parameter(openapi: Schema, parameter: Schema) -> str:
-    schema = parameter.get("schema", {})
-    name = parameter["name"] + ("" if parameter.get("required") else "?")
-    return _row(name, parameter["in"], _type(openapi, schema), parameter.get("description", ""))
+    said = {**parameter.get("schema", {}), "description": parameter.get("description")}
+    return _row(openapi, parameter["name"], parameter["in"], said, required=parameter.get("required", False))
 
 
 def _properties(openapi: Schema, schema: Schema) -> list[str]:
     required = schema.get("required", [])
     return [
-        _row(
-            name + ("" if name in required else "?"),
-            "body",
-            _type(openapi, given),
-            given.get("description", ""),
-        )
+        _row(openapi, name, "body", given, required=name in required)
         for name, given in schema.get("properties", {}).items()
     ]
 
 
-def _row(*cells: str) -> str:
-    name, *others = cells
-    return f"<tr><td><code>{escape(name)}</code></td>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
+def _row(openapi: Schema, name: str, place: str, schema: Schema, *, required: bool) -> str:
+    said = schema.get("description") or _resolved(openapi, schema).get("description") or ""
+    if schema.get("default") is not None:
+        said = f"{said} Default: `{json.dumps(schema['default'])}`."
+    shown = escape(name) if required else f'{escape(name)}<span class="soft">?</span>'
+    kind = escape(_type(openapi, schema))
+    return (
+        f"<tr><td><code>{shown}</code></td><td>{escape(place)}</td><td>{kind}</td><td>{_text(said)}</td></tr>"
+    )
+
+
+def _text(said: str) -> str:
+    """Escaped; what stands between backticks becomes code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(said))
 
 
 def _responses(openapi: Schema, operation: Schema) -> Iterator[str]:
     errors = []
     for status, response in operation.get("responses", {}).items():
         if not status.startswith("2"):
-            errors.append(_row(status, response.get("description", "")))
+            said = _text(response.get("description", ""))
+            errors.append(f"<tr><td><code>{escape(status)}</code></td><td>{said}</td></tr>")
             continue
         _, schema = _content(openapi, response)
-        example = _example(openapi, schema)
+        example = _example(openapi, schema, whole=True)
         if example is not None:
             shown = json.dumps(example, indent=2, ensure_ascii=False)
             yield f"<h3>{status}</h3><pre>{escape(shown)}</pre>"
@@ -165,15 +172,23 @@ def _resolved(openapi: Schema, schema: Schema) -> Schema:
             return schema
 
 
-def _example(openapi: Schema, schema: Schema) -> Any:
-    """The stated example, else one put together from the parts' own; None when nothing is known."""
+def _example(openapi: Schema, schema: Schema, *, whole: bool = False) -> Any:
+    """The stated example, else one put together from the parts' own; None when nothing is known.
+
+    whole: with the fields that the example does not have, which FastAPI drops when they are null.
+    """
     schema = _resolved(openapi, schema)
+    properties = schema.get("properties", {})
     if schema.get("examples"):
-        return schema["examples"][0]
-    if "properties" in schema:
-        return {name: _example(openapi, part) for name, part in schema["properties"].items()}
+        stated = schema["examples"][0]
+        if not properties or not isinstance(stated, dict):
+            return stated
+        # FastAPI also sorts an example's keys; the fields' own order reads better.
+        return {name: stated.get(name) for name in properties if whole or name in stated}
+    if properties:
+        return {name: _example(openapi, part, whole=whole) for name, part in properties.items()}
     if schema.get("type") == "array":
-        return [_example(openapi, schema.get("items", {}))]
+        return [_example(openapi, schema.get("items", {}), whole=whole)]
     return schema.get("default")
 
 

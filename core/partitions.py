@@ -1,4 +1,4 @@
-"""Daily partitions of `predictions`: made ahead by the gateway, dropped by retention.
+"""Daily partitions of `predictions`: the gateway makes them ahead and drops those beyond EMEND_HISTORY_DAYS.
 
 A day's partition is `predictions_20261121`; days are UTC. Dropping one costs the same however full it is.
 """
@@ -29,7 +29,7 @@ def ensure(connection: Connection, day: date) -> None:
 
 
 def drop_older_than(connection: Connection, days: int, now: datetime | None = None) -> list[str]:
-    """Drops the partitions that ended more than `days` days ago, and returns their names."""
+    """Drops the partitions of days before the last `days` and today, and returns their names."""
     today = (now or datetime.now(UTC)).date()
     first_kept = name_of(today - timedelta(days=days))
     query = text(
@@ -38,5 +38,5 @@ def drop_older_than(connection: Connection, days: int, now: datetime | None = No
     )
     old = [name for name in connection.scalars(query) if name.startswith(_PREFIX) and name < first_kept]
     for name in old:
-        connection.execute(text(f"drop table {name}"))
+        connection.execute(text(f"drop table if exists {name}"))
     return old

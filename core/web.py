@@ -9,11 +9,13 @@ request, and goes back in the answer.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import structlog
 import uvicorn
@@ -56,6 +58,7 @@ def application(
     )
     app.add_middleware(Observed, service=service)
 
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     docs_page.install(app)
 
     # Not in a thread: scrapes must not wait for threads that wait for a database.
@@ -64,6 +67,20 @@ def application(
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Without the 422 that FastAPI promises for every endpoint: what is malformed is answered 400, in our shape."""
+    if app.openapi_schema is None:
+        made = FastAPI.openapi(app)
+        for operation in (o for methods in made.get("paths", {}).values() for o in methods.values()):
+            stated = json.dumps(operation["responses"].get("422", {}))
+            if "HTTPValidationError" in stated:
+                del operation["responses"]["422"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            made.get("components", {}).get("schemas", {}).pop(name, None)
+    assert app.openapi_schema is not None
+    return app.openapi_schema
 
 
 def serve(app: FastAPI, port: int, service: str) -> None:

@@ -387,6 +387,16 @@ def test_a_key_belongs_to_its_actor(client: httpx.Client) -> None:
     assert mine.json()["correction_id"] != theirs.json()["correction_id"]
 
 
+def test_a_key_holds_for_somebody_who_has_no_name_and_keeps_no_cookie(world: World) -> None:
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    body = {"image": encoded(drawing()), "label": "cat"}
+    first, again = (httpx.post(f"{world.gateway.url}/save-image/", json=body, headers=key) for _ in range(2))
+    other = httpx.post(f"{world.gateway.url}/save-image/", json={**body, "label": "dog"}, headers=key)
+    assert first.json() == again.json()
+    assert again.headers["Idempotent-Replay"] == "true"
+    assert other.status_code == 422
+
+
 def test_one_key_sent_twenty_times_at_once_is_kept_once(client: httpx.Client, world: World) -> None:
     body = {"image": encoded(drawing()), "label": "cat"}
     key = {"Idempotency-Key": uuid.uuid4().hex}

@@ -56,3 +56,10 @@ def test_the_docs_page_escapes_what_it_shows_and_has_a_line_to_try_for_every_end
     endpoints = sum(len(methods) for methods in spec["paths"].values())
     assert page.count("Try it") == endpoints
     assert "curl -X POST &#x27;http://127.0.0.1:8000/predict&#x27; -F &#x27;file=@drawing.png&#x27;" in page
+
+
+def test_no_endpoint_promises_fastapis_own_error() -> None:
+    spec = create_app().openapi()
+    assert "HTTPValidationError" not in str(spec)
+    stated = spec["paths"]["/save-image/"]["post"]["responses"]
+    assert {"201", "400", "413", "422", "503", "507"} <= set(stated)
