@@ -209,7 +209,7 @@ class ReceiptAnswer(CorrectionItem):
             "source": "correction",
             "status": "merged",
             "reason": None,
-            "sentence": "Learned: version 4 was trained on it and now gets it right.",
+            "sentence": "Now right: version 4 was trained on it and gets it right.",
             "received_at": "2026-11-21T09:30:14.120+00:00",
             "category": {"id": 4, "name": "cat", "state": "active", "train_images": 2411, "missing": 0},
             "dataset_version": 3,

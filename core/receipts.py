@@ -155,18 +155,18 @@ def sentence(
             return f"Received: it waits for the next run{_queue_words(queue)}.{_missing_words(category, missing)}"
         case CorrectionStatus.quarantined:
             reason = correction.reason or "no reason was recorded"
-            return f"Set aside for a person to look at, and not trained on: {reason}."
+            return f"Set aside for a person to look at, and not trained on: {reason.rstrip('.')}."
         case CorrectionStatus.superseded:
             reason = correction.reason or "another correction says the same, or a later one says otherwise"
-            return f"Not used by itself: {reason}."
+            return f"Not used by itself: {reason.rstrip('.')}."
         case CorrectionStatus.exam:
-            return f"Kept as an exam question: no version is ever trained on it{_exam_words(live)}."
+            return _exam_sentence(live)
         case CorrectionStatus.merged:
             if missing:
                 return f"In dataset version {correction.dataset_version}.{_missing_words(category, missing)}"
             if not trained:
                 return f"In dataset version {correction.dataset_version}: the next version will be trained on it."
-            return f"Learned: version {trained[0]} was trained on it{_live_words(trained, live)}."
+            return _learned_sentence(trained[0], live)
 
 
 _SPLITS = {CorrectionStatus.merged: LEARNED, CorrectionStatus.exam: EXAM_QUESTION}
@@ -190,20 +190,25 @@ def _missing_words(category: Category, missing: int) -> str:
     return f" The category {category.name} is new: {missing} more training {images} and it can be learned."
 
 
-def _exam_words(live: Outcome | None) -> str:
+def _exam_sentence(live: Outcome | None) -> str:
     if live is None:
-        return ""
+        return "Kept as an exam question: no version is ever trained on it."
     if live.correct:
-        return f"; version {live.version}, now live, gets it right"
-    return f"; version {live.version}, now live, says {live.label}"
+        return f"Now right: version {live.version} gets it right without having been trained on it, an exam question."
+    return (
+        f"Kept as an exam question, which no version is trained on: version {live.version} says {live.label}."
+    )
 
 
-def _live_words(trained: Sequence[int], live: Outcome | None) -> str:
+def _learned_sentence(first: int, live: Outcome | None) -> str:
+    """first: the first version that was trained on it."""
     if live is None:
-        return ""
-    if live.correct and live.version == trained[0]:
-        return " and now gets it right"
-    return f"; version {live.version}, now live, {'gets it right' if live.correct else f'says {live.label}'}"
+        return f"Learned: version {first} was trained on it."
+    if not live.correct:
+        return f"Learned by version {first}, but version {live.version}, now live, says {live.label}."
+    if live.version == first:
+        return f"Now right: version {first} was trained on it and gets it right."
+    return f"Now right: version {live.version} gets it right; version {first} was the first trained on it."
 
 
 def _trained_versions(db: Session, correction: Correction) -> list[int]:

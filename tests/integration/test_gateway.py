@@ -562,7 +562,7 @@ def test_a_receipt_says_when_the_live_version_gets_it_right_and_survives_a_rollb
     assert receipt["trained_versions"] == [number]
     assert receipt["live"] == {"version": number, "label": "cat", "correct": True}
     assert [o["correct"] for o in receipt["history"]] == [False, True]
-    assert receipt["sentence"] == f"Learned: version {number} was trained on it and now gets it right."
+    assert receipt["sentence"] == f"Now right: version {number} was trained on it and gets it right."
     with Session(world.engine) as db:
         db.add(
             core.database.LedgerEntry(
@@ -577,7 +577,7 @@ def test_a_receipt_says_when_the_live_version_gets_it_right_and_survives_a_rollb
         db.commit()
     receipt = client.get(kept["receipt"]).json()
     assert receipt["live"] == {"version": 1, "label": "dog", "correct": False}
-    assert receipt["sentence"].endswith("version 1, now live, says dog.")
+    assert receipt["sentence"] == f"Learned by version {number}, but version 1, now live, says dog."
 
 
 def test_corrections_are_listed_newest_first_and_by_status(client: httpx.Client, world: World) -> None:

@@ -1,0 +1,125 @@
+"""What a receipt says, state by state."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from core.database import Category, CategoryState, Correction, CorrectionStatus, Outcome
+from core.receipts import sentence
+
+CAT = Category(name="cat", state=CategoryState.active, train_images=100)
+UNICORN = Category(name="unicorn", state=CategoryState.pending, train_images=13)
+
+
+def correction(status: CorrectionStatus, reason: str | None = None) -> Correction:
+    return Correction(id=uuid4(), status=status, reason=reason, dataset_version=3)
+
+
+def live(version: int, label: str) -> Outcome:
+    return Outcome(version=version, label=label, correct=label == "cat")
+
+
+def queue(count: int, missing: int) -> dict[str, int | None]:
+    return {"corrections": count, "missing_for_a_run": missing, "missing_for_the_trigger": None}
+
+
+@pytest.mark.parametrize(
+    ("status", "category", "missing", "trained", "now", "waiting", "said"),
+    [
+        ("accepted", CAT, 0, [], None, queue(12, 0), "Received: it waits for the next run (12 wait)."),
+        (
+            "accepted",
+            CAT,
+            0,
+            [],
+            None,
+            queue(1, 9),
+            "Received: it waits for the next run, which needs 9 more (1 waits so far).",
+        ),
+        (
+            "accepted",
+            UNICORN,
+            7,
+            [],
+            None,
+            queue(12, 0),
+            "Received: it waits for the next run (12 wait). The category unicorn is new: 7 more training images "
+            "and it can be learned.",
+        ),
+        (
+            "merged",
+            UNICORN,
+            1,
+            [],
+            None,
+            None,
+            "In dataset version 3. The category unicorn is new: 1 more training image and it can be learned.",
+        ),
+        ("merged", CAT, 0, [], None, None, "In dataset version 3: the next version will be trained on it."),
+        ("merged", CAT, 0, [4, 5], None, None, "Learned: version 4 was trained on it."),
+        (
+            "merged",
+            CAT,
+            0,
+            [4, 5],
+            live(4, "cat"),
+            None,
+            "Now right: version 4 was trained on it and gets it right.",
+        ),
+        (
+            "merged",
+            CAT,
+            0,
+            [4, 5],
+            live(5, "cat"),
+            None,
+            "Now right: version 5 gets it right; version 4 was the first trained on it.",
+        ),
+        (
+            "merged",
+            CAT,
+            0,
+            [4],
+            live(3, "dog"),
+            None,
+            "Learned by version 4, but version 3, now live, says dog.",
+        ),
+        (
+            "exam",
+            CAT,
+            0,
+            [],
+            live(4, "dog"),
+            None,
+            "Kept as an exam question, which no version is trained on: version 4 says dog.",
+        ),
+        (
+            "exam",
+            CAT,
+            0,
+            [],
+            live(4, "cat"),
+            None,
+            "Now right: version 4 gets it right without having been trained on it, an exam question.",
+        ),
+    ],
+)
+def test_a_receipt_says_what_became_of_it(
+    status: str,
+    category: Category,
+    missing: int,
+    trained: list[int],
+    now: Outcome | None,
+    waiting: dict[str, int | None] | None,
+    said: str,
+) -> None:
+    assert sentence(correction(CorrectionStatus(status)), category, missing, trained, now, waiting) == said
+
+
+def test_what_is_set_aside_says_why() -> None:
+    aside = correction(CorrectionStatus.quarantined, "two people say different things")
+    assert "two people say different things" in sentence(aside, CAT, 0, [], None, None)
+    later = correction(CorrectionStatus.superseded, "relabelled later")
+    assert sentence(later, CAT, 0, [], None, None) == "Not used by itself: relabelled later."
