@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from core import telemetry
 from core.database import (
     Category,
     CategoryState,
@@ -28,16 +30,21 @@ from core.database import (
     Outcome,
     Run,
     RunStatus,
+    Stage,
+    StageStatus,
     Version,
 )
-from core.registry import Registry
+from core.registry import Registry, RegistryError
 from core.settings import settings
 from pipeline import schedule, workspace
-from pipeline.champion import version_of
+from pipeline.champion import MOVED_BACK, aliases_of, version_of
 from pipeline.params import load
-from pipeline.promotion import close_entry, open_entry
+from pipeline.promotion import close_entry, entry_of, open_entry
+from pipeline.stages import read_json
 
 Manifest = dict[str, Any]
+
+_log = telemetry.get_logger("orchestrator")
 
 # What merge said of a correction, and the state it then has.
 _STATES = {
@@ -59,21 +66,43 @@ def after(stage: str, db: Session, run: Run, manifest: Manifest, results: Mappin
         _AFTER[stage](db, run, manifest, results)
 
 
-def after_failure(stage: str, db: Session, run: Run) -> None:
-    """A promote stage that failed has moved champion back; one that was killed may not have."""
+def after_stop(stage: str, db: Session, run: Run) -> None:
+    """A promote stage that failed or was killed may or may not have moved champion: its intent is closed by where
+    champion is. When MLflow is away it stays open for the next attempt, or the orchestrator's next start."""
     if stage != "promote" or run.version is None:
         return
-    with Registry(settings().mlflow_tracking_uri) as registry:
-        champion = version_of(registry, run.model, "champion")
-    if champion != run.version:
-        entry = open_entry(db, **_promotion_of(run, None))
-        close_entry(db, entry, LedgerOutcome.reverted)
+    try:
+        with Registry(settings().mlflow_tracking_uri) as registry:
+            champion = version_of(registry, run.model, "champion")
+    except RegistryError as exc:
+        _log.warning("the promotion stays open in the ledger", run=run.id, reason=exc.message)
+        return
+    moved_back = _moved_back(run).exists()
+    entry = entry_of(db, run.id, None)
+    if entry is not None:
+        reverted = LedgerOutcome.reverted if moved_back else LedgerOutcome.abandoned
+        close_entry(db, entry, LedgerOutcome.done if champion == run.version else reverted)
+    elif moved_back and champion is not None:
+        # Its promotion was closed as done when an earlier attempt was killed after moving champion.
+        promoted = _promotion_of(run, None)
+        undone = {
+            "action": LedgerAction.rollback,
+            "version": champion,
+            "replaced": run.version,
+            "reason": f"the model server did not answer with version {run.version}",
+        }
+        close_entry(db, open_entry(db, **(promoted | undone)), LedgerOutcome.done)
+
+
+def _moved_back(run: Run) -> Path:
+    return settings().data_dir / run.model / "runs" / str(run.id) / MOVED_BACK
 
 
 def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     """Everything that waits at this moment. Later arrivals are the next run's."""
     home = settings().data_dir / run.model
     params = load(home)
+    _adopt_dataset(db, run.model, home)
     model = db.get_one(Model, run.model)
     schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
     corrections = db.scalars(
@@ -118,6 +147,27 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     }
 
 
+def _adopt_dataset(db: Session, model: str, home: Path) -> None:
+    """A run that was killed when its dataset version was tagged but not yet recorded, and not resumed: its
+    corrections are in the dataset, so they must not wait any more."""
+    run_id = workspace.run_of_dataset(home, workspace.latest_dataset_version(home))
+    unrecorded = db.scalar(
+        select(Run)
+        .join(Stage, Stage.run_id == Run.id)
+        .where(Run.id == run_id, Run.model == model)
+        .where(Stage.name == "version", Stage.status != StageStatus.succeeded)
+    )
+    folder = home / "runs" / str(run_id)
+    if unrecorded is None or not (folder / "merge.json").exists():
+        return
+    manifest = read_json(folder / "manifest.json")
+    results = {stage: read_json(folder / f"{stage}.json")["data"] for stage in ("convert", "merge")}
+    dataset_version = workspace.latest_dataset_version(home)
+    _versioned(db, unrecorded, manifest, {**results, "version": {"dataset_version": dataset_version}})
+    db.flush()
+    _log.warning("adopted a dataset version that was not recorded", dataset=dataset_version, run=run_id)
+
+
 def _untrained_images(db: Session, model: str) -> int:
     """In a dataset version that no finished training has seen: an earlier run stopped half way."""
     trained = db.scalar(select(func.max(Version.dataset_version)).where(Version.model == model)) or 0
@@ -139,14 +189,21 @@ def _champion(_db: Session, run: Run, _: Manifest) -> Manifest:
         return {"champion_version": version_of(registry, run.model, "champion")}
 
 
-def _promotion_may_go_on(db: Session, run: Run, _: Manifest) -> Manifest:
+def _promotion_may_go_on(db: Session, run: Run, manifest: Manifest) -> Manifest:
+    """The intent row, and what `previous` named before any attempt of this run moved it."""
+    _moved_back(run).unlink(missing_ok=True)
     paused = db.get_one(Model, run.model).promotion_paused_at is not None
-    if not paused and run.verdict is not None and run.verdict["promoted"]:
-        with Registry(settings().mlflow_tracking_uri) as registry:
-            champion = version_of(registry, run.model, "champion")
-        if champion != run.version or champion is None:
-            open_entry(db, **_promotion_of(run, champion))
-    return {"promotion_paused": paused}
+    known = {"promotion_paused": paused, "previous_version": manifest.get("previous_version")}
+    if paused or run.verdict is None or not run.verdict["promoted"]:
+        return known
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        now = aliases_of(registry, run.model)
+    if now.champion != run.version:
+        known["previous_version"] = now.previous
+        open_entry(db, **_promotion_of(run, now.champion))
+    elif entry_of(db, run.id, LedgerOutcome.done) is None:
+        open_entry(db, **_promotion_of(run, manifest["champion_version"]))
+    return known
 
 
 def _promotion_of(run: Run, replaced: int | None) -> dict[str, Any]:
@@ -255,9 +312,8 @@ def _registered(db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) 
 
 
 def _promoted(db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
-    promotion = results["promote"]
-    if promotion["promoted"]:
-        entry = open_entry(db, **_promotion_of(run, results["version"]["base_version"]))
+    entry = entry_of(db, run.id, None)
+    if results["promote"]["promoted"] and entry is not None:
         close_entry(db, entry, LedgerOutcome.done)
 
 
@@ -270,10 +326,21 @@ def final_status(run: Run, results: Mapping[str, Any]) -> tuple[RunStatus, str]:
     return RunStatus.succeeded, run.verdict["sentence"] if promotion["promoted"] else promotion["why"]
 
 
+def _still_wanted(db: Session, run: Run, _: Manifest) -> Manifest:
+    """Pictures of corrections that came since the snapshot: the same picture may have come again."""
+    waiting = db.execute(
+        select(Correction.label, Correction.image_sha256)
+        .where(Correction.model == run.model, Correction.status == CorrectionStatus.accepted)
+        .distinct()
+    )
+    return {"still_wanted": [[label, sha256] for label, sha256 in waiting]}
+
+
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
     "ingest": _snapshot,
     "version": _champion,
     "promote": _promotion_may_go_on,
+    "cleanup": _still_wanted,
 }
 _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] = {
     "ingest": _ingested,

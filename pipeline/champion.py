@@ -6,11 +6,16 @@ Knows nothing of PostgreSQL: the promote stage and the rollback (pipeline/promot
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import httpx
 
 from core.errors import EmendError
 from core.registry import Registry
+
+MOVED_BACK = (
+    "promote.moved_back"  # a file in the run's folder, for the ledger: the stage itself moved champion back
+)
 
 
 class NotServed(EmendError):
@@ -20,30 +25,39 @@ class NotServed(EmendError):
     code = "not_served"
 
 
+@dataclass(frozen=True)
+class Aliases:
+    """What `champion` and `previous` name; None: the alias is not there."""
+
+    champion: int | None
+    previous: int | None
+
+
+def aliases_of(registry: Registry, model: str) -> Aliases:
+    return Aliases(version_of(registry, model, "champion"), version_of(registry, model, "previous"))
+
+
 def move_champion(
     registry: Registry,
     model: str,
-    version: int,
+    to: Aliases,
     *,
-    previous: int | None,
+    back_to: Aliases,
     serving_url: str,
     timeout_seconds: float,
 ) -> float:
-    """Moves `champion` to version and `previous` beside it; waits until the model server answers with it.
+    """Sets both aliases; waits until the model server answers with the new champion.
 
-    previous: what `previous` shall name afterwards; None removes the alias. Returns the seconds from the alias
-    to the answer; 0.0 when the server is no Emend server and cannot say. Raises NotServed after moving back.
+    Can be repeated after being killed. Returns the seconds from the alias to the answer; 0.0 when the server is
+    no Emend server and cannot say. Raises NotServed after moving `back_to`.
     """
-    before = version_of(registry, model, "champion")
-    before_previous = version_of(registry, model, "previous")
+    assert to.champion is not None
     started = time.monotonic()
-    registry.set_alias(model, "champion", version)
-    _set_or_delete(registry, model, "previous", previous)
+    _set(registry, model, to)
     try:
-        served = wait_until_served(serving_url, model, version, timeout_seconds)
+        served = wait_until_served(serving_url, model, to.champion, timeout_seconds)
     except NotServed:
-        _set_or_delete(registry, model, "champion", before)
-        _set_or_delete(registry, model, "previous", before_previous)
+        _set(registry, model, back_to)
         raise
     return time.monotonic() - started if served else 0.0
 
@@ -85,8 +99,9 @@ def version_of(registry: Registry, model: str, alias: str) -> int | None:
     return found.version if found is not None else None
 
 
-def _set_or_delete(registry: Registry, model: str, alias: str, version: int | None) -> None:
-    if version is None:
-        registry.delete_alias(model, alias)
-    else:
-        registry.set_alias(model, alias, version)
+def _set(registry: Registry, model: str, to: Aliases) -> None:
+    for alias, version in (("champion", to.champion), ("previous", to.previous)):
+        if version is None:
+            registry.delete_alias(model, alias)
+        else:
+            registry.set_alias(model, alias, version)

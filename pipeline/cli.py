@@ -387,21 +387,22 @@ def _first_start(watching: Any) -> None:
     from pipeline import first_start
     from pipeline.follow import follow, sentence
 
-    run_id = first_start.prepare(_say)
-    if run_id is None:
-        return
-    _say(f"training version 1 in run {run_id}, through the same pipeline as any later run")
-
     def gone() -> bool:
         watching.look()
         return bool(watching.stopping)
 
-    for event in follow(run_id, gone=gone):
-        line = sentence(event)
-        if line is not None:
-            _say(line)
-        elif event.stage is None and event.message and event.status not in ("queued", "running"):
-            _say(event.message)
+    run_id = first_start.prepare(_say)
+    while run_id is not None:
+        _say(f"training version 1 in run {run_id}, through the same pipeline as any later run")
+        for event in follow(run_id, gone=gone):
+            line = sentence(event)
+            if line is not None:
+                _say(line)
+            elif event.stage is None and event.message and event.status not in ("queued", "running"):
+                _say(event.message)
+        # Its orchestrator was killed, just now or before this start: go on.
+        again = not watching.stopping and first_start.was_interrupted(run_id)
+        run_id = first_start.prepare(_say) if again else None
 
 
 def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:

@@ -30,7 +30,9 @@ def prepare(say: Callable[[str], None]) -> int | None:
         has_data = db.scalar(select(Import.id).where(Import.model == MODEL).limit(1)) is not None
         latest = db.scalar(select(Run).where(Run.model == MODEL).order_by(Run.id.desc()).limit(1))
     if not has_data:
-        say(f"drawing {settings().starter_drawings} starter doodles of each category (generated, not people's)")
+        say(
+            f"drawing {settings().starter_drawings} starter doodles of each category (generated, not people's)"
+        )
         take_starter_drawings()
     active = runs.active_run(MODEL)
     if active is not None:
@@ -41,6 +43,11 @@ def prepare(say: Callable[[str], None]) -> int | None:
     if latest is not None and latest.status is not RunStatus.halted:
         return None  # the gate said no to a first version: a person has to look
     return runs.request_run(MODEL, requested_by="emend up", trigger=Trigger.initial)
+
+
+def was_interrupted(run_id: int) -> bool:
+    with session() as db:
+        return db.get_one(Run, run_id).status is RunStatus.interrupted
 
 
 def take_starter_drawings() -> None:

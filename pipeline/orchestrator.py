@@ -39,10 +39,10 @@ from core.database import (
     session,
 )
 from core.errors import ConfigurationError, EmendError, Unavailable
-from core.registry import Metric, Registry, RegistryError
+from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
 from core.settings import settings
 from core.storage import write_json
-from pipeline import bookkeeping, promotion, schedule
+from pipeline import bookkeeping, promotion, schedule, workspace
 from pipeline.params import load
 from pipeline.processes import StageProcess, WarmStages
 from pipeline.runs import record
@@ -51,6 +51,7 @@ from pipeline.stages import STAGES, read_json
 RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
 LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
 SCHEDULE_SECONDS = 10.0
+REGISTRY_SECONDS = 30.0  # a run waits this long for MLflow: the supervisor has started it again by then
 
 RUNS = Counter("emend_runs_total", "Runs that ended, by how.", ["model", "status"])
 STAGE_SECONDS = Histogram(
@@ -87,14 +88,12 @@ class LostRun(Exception):
 class Execution:
     """One run, from claim to end. `stop` may be called from any thread."""
 
-    def __init__(self, run_id: int, lock: Connection, shutdown: threading.Event) -> None:
+    def __init__(self, run_id: int, model: str, lock: Connection, shutdown: threading.Event) -> None:
         self._run_id = run_id
+        self._model = model
         self._lock = lock
         self._shutdown = shutdown
         self._cancelled = threading.Event()
-        with session() as db:
-            run = db.get_one(Run, run_id)
-            self._model = run.model
         self._home = (settings().data_dir / self._model).resolve()
         self._folder = self._home / "runs" / str(run_id)
         self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
@@ -115,6 +114,8 @@ class Execution:
         except LostRun:
             _log.warning("run was taken over; leaving it", run=self._run_id)
             return
+        except Unavailable:
+            raise  # shut down while the database is away: nothing can be recorded
         except EmendError as exc:
             status, message = RunStatus.failed, exc.message
         except Exception as exc:  # noqa: BLE001 - the thread's edge: a run must not stay `running` whatever happened
@@ -140,17 +141,14 @@ class Execution:
     def _stage(self, name: str, warm: WarmStages) -> None:
         manifest = self._transaction(lambda db, run: self._begin(db, run, name))
         process = warm.take(name)
-        started = time.monotonic()
+        started, started_at = time.monotonic(), time.time()
         try:
             process.go(self._attempt)
             self._watch(process, name)
             result = read_json(self._folder / f"{name}.json")
-        except Stopped as stop:
-            process.end()  # before its end is recorded: a resume must find nobody at work
-            self._stage_ended(name, stop, started)
-            raise
         finally:
-            process.end()
+            if process.end() < 0:  # before its end is recorded: a resume must find nobody at work
+                workspace.remove_leftover_locks(self._home, started_at)
         self._results[name] = result["data"]
         halted: str | None = result["halted"]
 
@@ -183,6 +181,8 @@ class Execution:
         row.attempt += 1
         row.finished_at = row.duration_seconds = row.message = None
         self._attempt = row.attempt
+        if name == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
+            promotion.take_promotion_lock(self._lock, run.model)
         path = self._folder / "manifest.json"
         known: dict[str, Any] = read_json(path) if path.exists() else {}
         manifest = known | bookkeeping.before(name, db, run, known)
@@ -197,12 +197,11 @@ class Execution:
         """Returns when the stage has succeeded. Raises Stopped, or LostRun after ending the stage."""
         limits = load(self._home).stages
         limit_seconds = limits.train_timeout_seconds if name == "train" else limits.timeout_seconds
+        if name == "promote":  # has a limit of its own, after which it moves champion back
+            limit_seconds += limits.promote_timeout_seconds
         deadline = time.monotonic() + limit_seconds
         while (code := process.wait(0.1)) is None:
-            if self._shutdown.is_set():
-                raise Stopped(RunStatus.interrupted, "the orchestrator was stopped; `emend resume` goes on")
-            if self._cancelled.is_set():
-                raise Stopped(RunStatus.cancelled, f"cancelled in stage {name}; `emend resume` goes on")
+            self._check_stop(f"in stage {name}")
             if time.monotonic() > deadline:
                 raise Stopped(
                     RunStatus.failed, f"stage {name} took longer than {limit_seconds} s; log: {process.log}"
@@ -213,29 +212,14 @@ class Execution:
             self._forward_curve()
         if code != 0:
             how = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
-            why = _last_error(process.log)
+            why = process.last_error()
             raise Stopped(
                 RunStatus.failed,
                 f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
             )
 
-    def _stage_ended(self, name: str, stop: Stopped, started: float) -> None:
-        seconds = time.monotonic() - started
-
-        def ended(db: Session, run: Run) -> None:
-            row = db.get_one(Stage, (run.id, name))
-            row.status = StageStatus(stop.status)
-            row.finished_at = datetime.now(UTC)
-            row.duration_seconds = round(seconds, 3)
-            row.message = stop.message
-            record(db, run, name, row.status, stop.message)
-            if stop.status is RunStatus.failed:
-                bookkeeping.after_failure(name, db, run)
-
-        self._transaction(ended)
-        STAGE_SECONDS.labels(self._model, name, stop.status).observe(seconds)
-
     def _end(self, db: Session, run: Run, status: RunStatus, message: str) -> None:
+        _end_running_stages(db, run, status, message)
         run.status, run.message, run.finished_at = status, message, datetime.now(UTC)
         record(db, run, None, status, message)
 
@@ -248,8 +232,13 @@ class Execution:
         return [stage for stage in STAGES if stage in done]
 
     def _transaction(self, work: Callable[[Session, Run], _T]) -> _T:
-        """Retries while the database or the registry is away. Raises LostRun when the run is not ours any more."""
+        """Waits while the database is away; for the registry, or somebody's rollback, REGISTRY_SECONDS.
+
+        Raises LostRun when the run is not ours any more, Stopped when told to stop while waiting for the registry,
+        Unavailable when told to shut down while waiting for the database.
+        """
         delay_seconds = 0.2
+        give_up_at = time.monotonic() + REGISTRY_SECONDS
         while True:
             try:
                 self._hold_lock()
@@ -258,27 +247,46 @@ class Execution:
                     if run.status not in ACTIVE_RUN:
                         raise LostRun
                     return work(db, run)
-            except (Unavailable, DBAPIError) as exc:
+            except (RegistryUnavailable, promotion.PromotionUnderWay) as exc:
+                self._check_stop("while it waited")
+                if time.monotonic() > give_up_at:
+                    message = f"{exc.message} Waited {REGISTRY_SECONDS:g} s; then `emend resume`"
+                    raise Stopped(RunStatus.failed, message) from exc
+                reason = exc.message
+            except Unavailable as exc:
                 if self._shutdown.is_set():
                     raise
-                _log.warning("waiting", run=self._run_id, reason=str(exc))
-                time.sleep(delay_seconds)
-                delay_seconds = min(5.0, delay_seconds * 2)
+                reason = exc.message
+            _log.warning("waiting", run=self._run_id, reason=reason)
+            self._shutdown.wait(delay_seconds)
+            delay_seconds = min(5.0, delay_seconds * 2)
+
+    def _check_stop(self, where: str) -> None:
+        if self._shutdown.is_set():
+            raise Stopped(RunStatus.interrupted, "the orchestrator was stopped; `emend resume` goes on")
+        if self._cancelled.is_set():
+            raise Stopped(RunStatus.cancelled, f"cancelled {where}; `emend resume` goes on")
 
     def _hold_lock(self) -> None:
-        """The lock goes with its connection: after a restart of the database it is taken again."""
+        """The lock goes with its connection: after a restart of the database it is taken again.
+
+        Raises LostRun, or Unavailable when there is no connection to be had.
+        """
         try:
-            self._lock.execute(text("select 1"))
+            if not self._lock.closed:
+                self._lock.execute(text("select 1"))
+                return
         except DBAPIError:
             self._lock.close()
+        try:
             self._lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
             if not try_lock(self._lock, self._run_id):
-                raise LostRun from None
+                raise LostRun
+        except DBAPIError as exc:
+            raise Unavailable("the database does not answer") from exc
 
     def release(self) -> None:
-        # Ends the session and the lock with it, instead of handing a locked connection back to the pool.
-        self._lock.invalidate()
-        self._lock.close()
+        drop(self._lock)
 
     def _new_mlflow_run(self, run: Run) -> str | None:
         """None when MLflow is away: training goes on without its curve there."""
@@ -361,10 +369,12 @@ class Orchestrator:
         """Blocks until `stop`; then ends the stages under way and marks their runs interrupted."""
         wake = QueueWaker()
         next_schedule = 0.0
+        reconciled = False
         while not self._shutdown.is_set():
             try:
                 self._look()
                 if time.monotonic() >= next_schedule:
+                    reconciled = reconciled or _reconcile()
                     follow_edited_params()
                     schedule.tick(datetime.now(UTC))
                     next_schedule = time.monotonic() + SCHEDULE_SECONDS
@@ -394,59 +404,50 @@ class Orchestrator:
     def _take(self, run_id: int, status: RunStatus, cancel_requested: bool) -> None:
         """Claims a queued run, ends a cancelled one, marks an orphan. Leaves what another process holds."""
         lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
-        if not try_lock(lock, run_id):
-            lock.close()
-            return
+        model = None
         try:
-            claimed = self._claim(run_id)
-        except BaseException:
-            lock.invalidate()
-            lock.close()
-            raise
-        if not claimed:
-            lock.invalidate()
-            lock.close()
+            if try_lock(lock, run_id):
+                model = self._claim(run_id)
+        finally:
+            if model is None:
+                drop(lock)
+        if model is None:
             return
-        execution = Execution(run_id, lock, self._shutdown)
+        execution = Execution(run_id, model, lock, self._shutdown)
         thread = threading.Thread(target=self._work, args=(execution,), name=f"run-{run_id}")
         self._executions[run_id], self._threads[run_id] = execution, thread
         thread.start()
 
-    def _claim(self, run_id: int) -> bool:
-        """With the run's lock held. True when it is ours to run."""
+    def _claim(self, run_id: int) -> str | None:
+        """With the run's lock held. Its model when it is ours to run."""
         with session() as db:
             run = db.get_one(Run, run_id, with_for_update=True)
             if run.status is RunStatus.running:
                 message = "its orchestrator was stopped or killed; `emend resume` goes on"
                 run.status, run.message, run.finished_at = RunStatus.interrupted, message, datetime.now(UTC)
-                for stage in db.scalars(
-                    select(Stage).where(Stage.run_id == run_id, Stage.status == StageStatus.running)
-                ):
-                    stage.status, stage.finished_at = StageStatus.interrupted, datetime.now(UTC)
-                    stage.message = message
-                    record(db, run, stage.name, StageStatus.interrupted, message)
+                for stage in _end_running_stages(db, run, RunStatus.interrupted, message):
+                    workspace.remove_leftover_locks(
+                        settings().data_dir / run.model, stage.started_at.timestamp()
+                    )
                 record(db, run, None, RunStatus.interrupted, message)
                 _log.warning("orphaned run marked interrupted", run=run_id)
-                return False
+                return None
             if run.status is not RunStatus.queued:
-                return False
+                return None
             if run.cancel_requested:
                 run.status, run.finished_at = RunStatus.cancelled, datetime.now(UTC)
                 run.message = "cancelled before it began"
                 record(db, run, None, RunStatus.cancelled, run.message)
-                return False
+                return None
             run.status, run.started_at = RunStatus.running, run.started_at or datetime.now(UTC)
             record(db, run, None, RunStatus.running)
-            return True
+            return run.model
 
     def _work(self, execution: Execution) -> None:
         try:
             execution.work()
-        except (
-            Unavailable,
-            DBAPIError,
-        ) as exc:  # shut down while the database is away: found as an orphan later
-            _log.warning("could not record the end of a run", reason=str(exc).splitlines()[0])
+        except (Unavailable, LostRun) as exc:  # found as an orphan later, or ended by somebody else
+            _log.warning("could not record the end of a run", reason=str(exc) or "it was taken over")
         finally:
             execution.release()
 
@@ -484,8 +485,19 @@ class QueueWaker:
         return self._connection
 
 
+def _reconcile() -> bool:
+    """Once, at start; but MLflow may take longer to start. False: try again later."""
+    try:
+        for sentence in promotion.reconcile():
+            _log.warning("closed a promotion that was left open", what=sentence)
+    except RegistryError as exc:
+        _log.warning("open promotions not reconciled yet", reason=exc.message)
+        return False
+    return True
+
+
 def follow_edited_params() -> None:
-    """So that an edited trigger counts at once, not from the next run on. A faulty file is left to the run to refuse."""
+    """So that an edited trigger counts at once, not from the next run on. A run will refuse a faulty file."""
     with session() as db:
         for model in db.scalars(select(Model)):
             try:
@@ -497,6 +509,25 @@ def follow_edited_params() -> None:
                 schedule.follow_params(model, params, datetime.now(UTC))
 
 
+def _end_running_stages(db: Session, run: Run, status: RunStatus, message: str) -> list[Stage]:
+    """Normally the one at which the run ends. Returns their rows."""
+    rows = db.scalars(select(Stage).where(Stage.run_id == run.id, Stage.status == StageStatus.running)).all()
+    for row in rows:
+        row.status, row.message, row.finished_at = StageStatus(status), message, datetime.now(UTC)
+        row.duration_seconds = round((row.finished_at - row.started_at).total_seconds(), 3)
+        record(db, run, row.name, row.status, message)
+        STAGE_SECONDS.labels(run.model, row.name, row.status).observe(row.duration_seconds)
+        bookkeeping.after_stop(row.name, db, run)
+    return list(rows)
+
+
+def drop(lock: Connection) -> None:
+    """Ends the session and its locks with it, instead of handing a connection that has locks back to the pool."""
+    if not lock.closed:
+        lock.invalidate()
+        lock.close()
+
+
 def try_lock(connection: Connection, run_id: int) -> bool:
     """The lock lasts as long as the connection."""
     got = connection.scalar(
@@ -505,26 +536,12 @@ def try_lock(connection: Connection, run_id: int) -> bool:
     return bool(got)
 
 
-def _last_error(log: Path) -> str | None:
-    """The `error: …` line a stage ends with, else the last line (of a traceback, say)."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4_000))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return named[-1] if named else (lines[-1][:300] if lines else None)
-
-
 def main() -> None:
     telemetry.configure("orchestrator")
     orchestrator = Orchestrator()
     signal.signal(signal.SIGTERM, orchestrator.stop)
     signal.signal(signal.SIGINT, orchestrator.stop)
     start_http_server(settings().orchestrator_port, settings().host)
-    try:
-        for sentence in promotion.reconcile():
-            _log.warning("reconciled an open promotion", what=sentence)
-    except (Unavailable, RegistryError) as exc:
-        _log.warning("open promotions not reconciled", reason=exc.message)
     orchestrator.serve()
 
 

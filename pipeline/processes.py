@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 TERMINATE_SECONDS = 5.0
+_HEADING = "--- "  # of an attempt, in the stage's log
 
 
 class StageProcess:
@@ -27,6 +28,7 @@ class StageProcess:
         self.stage = stage
         self.log = log
         with log.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"pipeline.stages.{stage}", "--home", str(home), "--run", str(run)],
                 stdin=subprocess.PIPE,
@@ -43,11 +45,21 @@ class StageProcess:
     def go(self, attempt: int) -> None:
         """Lets a warm stage work."""
         with self.log.open("ab") as output:
-            output.write(f"--- {self.stage}, attempt {attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode())
+            now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            output.write(f"{_HEADING}{self.stage}, attempt {attempt}, {now}\n".encode())
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died while warming up: its exit code says so
             self._process.stdin.write(b"go\n")
             self._process.stdin.flush()
+
+    def last_error(self) -> str | None:
+        """What it said last: the `error: …` line a stage ends with, else the last line (of a traceback, say)."""
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - 4_000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        said = [line for line in lines if not line.startswith(_HEADING)]
+        named = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        return named[-1] if named else (said[-1][:300] if said else None)
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, or None when it still runs after that long."""
@@ -55,16 +67,17 @@ class StageProcess:
             return self._process.wait(seconds)
         return None
 
-    def end(self) -> None:
-        """Ends the whole group: SIGTERM, then SIGKILL. Returns when all of it is gone."""
+    def end(self) -> int:
+        """Ends the whole group: SIGTERM, then SIGKILL. Returns, when all of it is gone, the stage's exit code."""
         if self._process.poll() is None:
             self._signal(signal.SIGTERM)
             self.wait(TERMINATE_SECONDS)
         self._signal(signal.SIGKILL)  # also what the stage itself may have left behind
-        self._process.wait()
+        code = self._process.wait()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
+        return code
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -100,5 +113,3 @@ class WarmStages:
 
     def _start(self, stage: str) -> StageProcess:
         return StageProcess(stage, self._home, self._run, self._logs / f"{stage}.log")
-
-

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
 from core import telemetry
@@ -19,7 +19,7 @@ from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, engin
 from core.errors import Conflict, NotFound
 from core.registry import Registry
 from core.settings import settings
-from pipeline.champion import NotServed, move_champion, version_of
+from pipeline.champion import Aliases, NotServed, aliases_of, move_champion, version_of
 
 _PROMOTION_LOCK = 7_305  # first key of the advisory lock; the second is the model's
 _log = telemetry.get_logger("promotion")
@@ -37,14 +37,9 @@ def open_entry(
     run_id: int | None = None,
 ) -> int:
     """The intent row; one that an earlier attempt of the same run left open is taken up again."""
-    if run_id is not None:
-        left_open = db.scalar(
-            select(LedgerEntry.id).where(
-                LedgerEntry.run_id == run_id, LedgerEntry.outcome.is_(None), LedgerEntry.version == version
-            )
-        )
-        if left_open is not None:
-            return left_open
+    left_open = entry_of(db, run_id, None) if run_id is not None else None
+    if left_open is not None:
+        return left_open
     entry = LedgerEntry(
         model=model,
         action=action,
@@ -59,6 +54,20 @@ def open_entry(
     return entry.id
 
 
+def entry_of(db: Session, run_id: int, outcome: LedgerOutcome | None) -> int | None:
+    """The run's latest promotion with that outcome; None: one that is open."""
+    return db.scalar(
+        select(LedgerEntry.id)
+        .where(
+            LedgerEntry.run_id == run_id,
+            LedgerEntry.action == LedgerAction.promote,
+            LedgerEntry.outcome == outcome,  # SQLAlchemy makes `is null` of None
+        )
+        .order_by(LedgerEntry.id.desc())
+        .limit(1)
+    )
+
+
 def close_entry(db: Session, entry_id: int, outcome: LedgerOutcome) -> None:
     """Does nothing when it is closed already."""
     entry = db.get(LedgerEntry, entry_id, with_for_update=True)
@@ -71,7 +80,8 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
         with session() as db:
             _known(db, model)
-        champion, previous = version_of(registry, model, "champion"), version_of(registry, model, "previous")
+        now = aliases_of(registry, model)
+        champion, previous = now.champion, now.previous
         if champion is None or previous is None:
             raise Conflict(f"{model} has no previous version to go back to")
         with session() as db:
@@ -90,8 +100,8 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
             move_champion(
                 registry,
                 model,
-                previous,
-                previous=older,
+                Aliases(previous, older),
+                back_to=now,
                 serving_url=settings().serving_url,
                 timeout_seconds=30,
             )
@@ -163,16 +173,18 @@ class PromotionUnderWay(Conflict):
 def promotion_lock(model: str) -> Iterator[None]:
     """One promotion or rollback of a model at a time, held by the database. Raises PromotionUnderWay."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        keys = {"kind": _PROMOTION_LOCK, "model": model}
-        got = connection.scalar(text("select pg_try_advisory_lock(:kind, hashtext(:model))"), keys)
-        if not got:
-            raise PromotionUnderWay(
-                f"{model} is being promoted or rolled back just now; try again in a moment"
-            )
         try:
+            take_promotion_lock(connection, model)
             yield
         finally:
-            connection.execute(text("select pg_advisory_unlock(:kind, hashtext(:model))"), keys)
+            connection.invalidate()  # the lock goes with it, also when the database does not answer any more
+
+
+def take_promotion_lock(connection: Connection, model: str) -> None:
+    """For as long as the connection lives. Raises PromotionUnderWay."""
+    keys = {"kind": _PROMOTION_LOCK, "model": model}
+    if not connection.scalar(text("select pg_try_advisory_lock(:kind, hashtext(:model))"), keys):
+        raise PromotionUnderWay(f"{model} is being promoted or rolled back just now; try again in a moment")
 
 
 def _replaced_by(db: Session, model: str, version: int) -> int | None:

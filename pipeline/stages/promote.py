@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from core.registry import Registry
 from core.settings import settings
-from pipeline.champion import move_champion, wait_until_served
+from pipeline.champion import MOVED_BACK, Aliases, NotServed, move_champion, version_of
 from pipeline.stages import Result, StageError, StageRun, main
 
 
@@ -30,25 +30,24 @@ def promote(stage: StageRun) -> Result:
         return Result(figures={"promoted": "paused"}, data={"promoted": False, "why": why})
     timeout_seconds = stage.params.stages.promote_timeout_seconds
     with Registry(settings().mlflow_tracking_uri) as registry:
-        champion = registry.version_by_alias(model, "champion")
-        number = champion.version if champion is not None else None
-        if number == version:  # an earlier attempt moved it and was killed while waiting
-            wait_until_served(settings().serving_url, model, version, timeout_seconds)
-            seconds = 0.0
-        elif number != compared_with:
+        champion = version_of(registry, model, "champion")
+        if champion not in (compared_with, version):  # version: an earlier attempt moved it and was killed
             raise StageError(
-                f"champion moved to version {number} while this run compared version {version} with "
+                f"champion moved to version {champion} while this run compared version {version} with "
                 f"{compared_with}; start a new run"
             )
-        else:
+        try:
             seconds = move_champion(
                 registry,
                 model,
-                version,
-                previous=number,
+                Aliases(version, compared_with),
+                back_to=Aliases(compared_with, stage.manifest["previous_version"]),
                 serving_url=settings().serving_url,
                 timeout_seconds=timeout_seconds,
             )
+        except NotServed:
+            (stage.folder / MOVED_BACK).touch()
+            raise
     print(f"{model} version {version} is live")
     return Result(
         figures={"promoted": "yes", "live_after_seconds": round(seconds, 3)}, data={"promoted": True}

@@ -12,6 +12,7 @@ from typing import Any
 
 from core.registry import Registry, Version
 from core.settings import settings
+from core.storage import write_json
 from pipeline import workspace
 from pipeline.stages import Result, StageRun, main, read_json
 
@@ -46,9 +47,12 @@ def register(stage: StageRun) -> Result:
 
 
 def _new_mlflow_run(registry: Registry, stage: StageRun) -> str:
-    """MLflow was away when the run began; its training curve is in the viewer only."""
-    experiment = registry.ensure_experiment(stage.manifest["model"])
-    return registry.create_run(experiment, f"run-{stage.run}")
+    """MLflow was away when the run began; its training curve is in the viewer only. Kept for a repeated attempt."""
+    kept = stage.folder / "mlflow_run.json"
+    if not kept.exists():
+        experiment = registry.ensure_experiment(stage.manifest["model"])
+        write_json(kept, {"mlflow_run_id": registry.create_run(experiment, f"run-{stage.run}")})
+    return str(read_json(kept)["mlflow_run_id"])
 
 
 def _already_there(registry: Registry, model: str, mlflow_run: str) -> Version | None:

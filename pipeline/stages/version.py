@@ -21,14 +21,9 @@ from pipeline.stages import Result, StageRun, main, read_json
 
 def version(stage: StageRun) -> Result:
     """Commit the new images as a dataset version."""
-    begun = stage.folder / "version.begun"
-    own_work_since = begun.stat().st_mtime if begun.exists() else None
-    workspace.check_usable(stage.home, own_work_since=own_work_since)
-    if own_work_since is None:
-        begun.write_text("")
-    # An attempt that was killed after its tag must not make another version.
+    workspace.check_usable(stage.home)
     before = int(stage.manifest["dataset_version"])
-    after = before + 1 if _has_news(stage) else before
+    after = _number(stage, before)
     for name in workspace.remove_leftover_shards(stage.home, before):
         print(f"removed {name}, left by a run that did not get this far")
     if after > before:
@@ -37,10 +32,12 @@ def version(stage: StageRun) -> Result:
     workspace.write_product(stage.home)
     new_images = int(stage.result_of("merge")["new_images"])
     started = time.perf_counter()
-    commit = workspace.record_dataset(
-        stage.home, after, f"dataset {after}: {new_images} new images (run {stage.run})"
-    )
-    print(f"dataset {after}: {new_images} new images, commit {commit[:10]}")
+    if after > before:
+        message = f"dataset {after}: {new_images} new images (run {stage.run})"
+    else:
+        message = f"still dataset {after} (run {stage.run})"
+    commit = workspace.record_dataset(stage.home, message, new_version=after if after > before else None)
+    print(f"{message.partition(' (')[0]}, commit {commit[:10]}")
     return Result(
         figures={"dataset_version": after, "recording_seconds": round(time.perf_counter() - started, 3)},
         data={
@@ -50,6 +47,14 @@ def version(stage: StageRun) -> Result:
             "base_version": stage.manifest["champion_version"],
         },
     )
+
+
+def _number(stage: StageRun, before: int) -> int:
+    """Decided once: an attempt that was killed after its tag must not make another version, or none."""
+    decided = stage.folder / "version.decided.json"
+    if not decided.exists():
+        write_json(decided, {"dataset_version": before + 1 if _has_news(stage) else before})
+    return int(read_json(decided)["dataset_version"])
 
 
 def _has_news(stage: StageRun) -> bool:
