@@ -150,8 +150,8 @@ def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
     return [path.name for path in leftovers]
 
 
-def record_dataset(home: Path, message: str, *, new_version: int | None) -> str:
-    """`dvc add` and push, commit, tag `dataset-<new_version>` when there is one. Returns the commit."""
+def record_dataset(home: Path, dataset_version: int, message: str, *, new: bool = True) -> str:
+    """`dvc add` and push, commit, and when the version is new tag `dataset-<n>`. Returns the commit."""
     with _dvc_quiet(), contextlib.chdir(home):  # DVC resolves stage names against the working directory
         from dvc.repo import Repo
 
@@ -162,8 +162,8 @@ def record_dataset(home: Path, message: str, *, new_version: int | None) -> str:
         finally:
             repo.close()
     commit = _commit(home, message)
-    if new_version is not None:
-        _tag(home, f"dataset-{new_version}", commit)
+    if new:
+        _tag(home, f"dataset-{dataset_version}", commit)
     return commit
 
 
