@@ -22,7 +22,7 @@ from api import metrics
 from api.errors import BadAnswer, UnknownModel
 from core import telemetry
 from core.database import Category, Correction, CorrectionStatus, Model, Version, session
-from core.errors import EmendError, Unavailable
+from core.errors import EmendError, NotFound, Unavailable
 from core.images import InputSpec, as_mode
 from core.receipts import champion_version
 from core.registry import Registry
@@ -59,6 +59,7 @@ class Catalogue:
         self._models: dict[str, KnownModel] | None = None  # None: never read yet
         self._from_registry: dict[tuple[str, int | None, int], tuple[str, ...]] = {}
         self._reading = threading.Lock()
+        self._asking_registry = threading.Lock()
         self._read_at = -float("inf")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalogue", daemon=True)
@@ -100,14 +101,15 @@ class Catalogue:
             self.refresh(max_age_seconds=0.2)
         except Unavailable as exc:
             log.warning("outputs not in the database", reason=exc.message)
-        outputs = self.known_outputs(name, version, count)
-        if outputs is None:
-            outputs = _outputs_in_registry(name, version)
-            if len(outputs) != count:
-                raise BadAnswer(
-                    f"the model server answered {count} figures; '{name}' has {len(outputs)} categories"
-                )
-            self._from_registry[name, version, count] = outputs
+        with self._asking_registry:
+            outputs = self.known_outputs(name, version, count)
+            if outputs is None:
+                outputs = _outputs_in_registry(name, version)
+                if len(outputs) != count:
+                    raise BadAnswer(
+                        f"the model server answered {count} figures for {len(outputs)} categories"
+                    )
+                self._from_registry[name, version, count] = outputs
         return outputs
 
     def refresh(self, max_age_seconds: float = 0.0) -> None:
@@ -209,7 +211,12 @@ def _outputs_in_registry(name: str, version: int | None) -> tuple[str, ...]:
             version = champion.version
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "version"
-            registry.download(name, version, target)
+            try:
+                registry.download(name, version, target)
+            except NotFound as exc:  # else it would look as if the client had asked for what is not there
+                raise BadAnswer(
+                    f"the model server answers with version {version} of '{name}', which is not registered"
+                ) from exc
             for path in (target / "extra_files" / "categories.json", target / "categories.json"):
                 if path.exists():
                     return tuple(str(output["name"]) for output in json.loads(path.read_bytes())["outputs"])
