@@ -6,6 +6,7 @@ fsyncs: for what can be made again. Errors: DiskFull when there is no room (noth
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -21,13 +22,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    with _replacing(path, durable=True) as temporary:
-        _write(temporary, data, durable=True)
+    _write(path, data, durable=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    with _replacing(path, durable=False) as temporary:
-        _write(temporary, data, durable=False)
+    _write(path, data, durable=False)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,9 +37,18 @@ def write_json(path: Path, value: Any) -> None:
     )
 
 
+def _write(path: Path, data: bytes, *, durable: bool) -> None:
+    try:
+        with _replacing(path, durable=durable) as temporary:
+            temporary.write_bytes(data)
+    except FileNotFoundError:  # a cleanup removed the empty folder in between
+        with _replacing(path, durable=durable) as temporary:
+            temporary.write_bytes(data)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well, removed when it does not."""
+    """A temporary path beside `path`: synced and renamed onto it when the block ends well, else removed."""
     with _replacing(path, durable=True) as temporary:
         yield temporary
 
@@ -49,11 +57,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def _replacing(path: Path, *, durable: bool) -> Iterator[Path]:
     temporary = path.parent / f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent, durable=durable)
         yield temporary
-        os.replace(temporary, path)
         if durable:
-            _sync_folder(path.parent)
+            _sync(temporary)
+        temporary.replace(path)
+        if durable:
+            _sync(path.parent)
     except OSError as exc:
         temporary.unlink(missing_ok=True)
         if exc.errno in _NO_ROOM:
@@ -66,16 +76,18 @@ def _replacing(path: Path, *, durable: bool) -> Iterator[Path]:
         raise
 
 
-def _write(path: Path, data: bytes, *, durable: bool) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, durable=durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        _sync(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """A file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -86,7 +98,5 @@ def remove_empty_folders(root: Path) -> None:
     """Removes every empty folder below `root`, deepest first; `root` stays."""
     for folder, _, _ in os.walk(root, topdown=False):
         if folder != str(root):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                continue  # not empty
+            with contextlib.suppress(OSError):  # not empty
+                Path(folder).rmdir()

@@ -11,10 +11,12 @@ import sys
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from core import __version__
 from core.settings import settings
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter(
     "emend_http_requests_total", "HTTP requests answered.", ["service", "method", "route", "status"]
@@ -54,7 +56,9 @@ def configure(service: str) -> None:
         cache_logger_on_first_use=True,
     )
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]  # no local variables
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
