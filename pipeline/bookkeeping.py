@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -326,21 +326,34 @@ def final_status(run: Run, results: Mapping[str, Any]) -> tuple[RunStatus, str]:
     return RunStatus.succeeded, run.verdict["sentence"] if promotion["promoted"] else promotion["why"]
 
 
-def _still_wanted(db: Session, run: Run, _: Manifest) -> Manifest:
-    """Pictures of corrections that came since the snapshot: the same picture may have come again."""
-    waiting = db.execute(
-        select(Correction.label, Correction.image_sha256)
-        .where(Correction.model == run.model, Correction.status == CorrectionStatus.accepted)
-        .distinct()
+def _settled_files(db: Session, run: Run, _: Manifest) -> Manifest:
+    """What may leave the home, since the last run that cleaned up: also what a run took in that nobody resumed.
+
+    A picture that came again, and waits, stays.
+    """
+    cleaned_at = db.scalar(
+        select(func.max(Run.started_at))
+        .join(Stage, Stage.run_id == Run.id)
+        .where(Run.model == run.model, Stage.name == "cleanup", Stage.status == StageStatus.succeeded)
     )
-    return {"still_wanted": [[label, sha256] for label, sha256 in waiting]}
+    # An hour: what was being received when that run began has an earlier time.
+    since = datetime.min.replace(tzinfo=UTC) if cleaned_at is None else cleaned_at - timedelta(hours=1)
+    pictures = select(Correction.label, Correction.image_sha256).where(Correction.model == run.model)
+    waiting = CorrectionStatus.accepted
+    wanted = set(db.execute(pictures.where(Correction.status == waiting)).tuples())
+    settled = db.execute(
+        pictures.where(Correction.status != waiting, Correction.received_at > since)
+    ).tuples()
+    files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(set(settled) - wanted)]
+    merged = (Import.model == run.model, Import.status == ImportStatus.merged, Import.created_at > since)
+    return {"settled_files": files + list(db.scalars(select(Import.file).where(*merged)))}
 
 
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
     "ingest": _snapshot,
     "version": _champion,
     "promote": _promotion_may_go_on,
-    "cleanup": _still_wanted,
+    "cleanup": _settled_files,
 }
 _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] = {
     "ingest": _ingested,

@@ -104,8 +104,7 @@ class Child:
 
     def _end_group(self, number: int) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+            _signal_group(self._process.pid, number)
 
 
 class Postgres:
@@ -305,21 +304,37 @@ def single_instance(data_dir: Path) -> Iterator[None]:
 
 
 def end_leftovers(path: Path, say: Say) -> None:
-    """Ends what a killed supervisor left running: same pid and same start time, so nobody else's."""
+    """Ends what a killed supervisor left running: same pid and same start time, so nobody else's.
+
+    The orchestrator first, as in `Supervisor.stop`: else its run would fail for want of the others.
+    """
     if not path.exists():
         return
-    for noted in json.loads(path.read_text())["processes"]:
-        try:
-            process = psutil.Process(noted["pid"])
-            if abs(process.create_time() - noted["created"]) < 0.01:
-                say(f"ending {noted['name']}, left by a supervisor that was killed")
-                os.killpg(process.pid, signal.SIGTERM)
-                with contextlib.suppress(psutil.TimeoutExpired):
-                    process.wait(5)
-                os.killpg(process.pid, signal.SIGKILL)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue
+    noted = [n for n in json.loads(path.read_text())["processes"] if _is_still(n)]
+    for group in ([n for n in noted if n["name"] == "orchestrator"], noted):
+        left = [n for n in group if _is_still(n)]
+        for each in left:
+            say(f"ending {each['name']}, left by a supervisor that was killed")
+            _signal_group(each["pid"], signal.SIGTERM)
+        for each in left:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(each["pid"]).wait(STOP_SECONDS)
+            _signal_group(each["pid"], signal.SIGKILL)
     path.unlink()
+
+
+def _is_still(noted: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(noted["pid"])
+        same = abs(process.create_time() - noted["created"]) < 0.01
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def _answers(url: str) -> bool:

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version as package_version
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__
-from core.errors import EmendError
+from core.errors import DiskFull, EmendError
 from core.settings import settings
 from core.storage import write_json
 from pipeline.dataset import shard_version, shards
@@ -262,6 +263,12 @@ def _dvc_quiet() -> Iterator[None]:
             yield
     except EmendError:
         raise
+    except sqlite3.OperationalError as exc:  # DVC's own state; it has no error class for this
+        if "full" not in str(exc):
+            raise
+        raise DiskFull(
+            "no room for the dataset version: free space on the data disk, then `emend resume`"
+        ) from exc
     except Exception as exc:
         # dvc.exceptions.DvcException, but importing it here would cost every reader of this module 0.3 s.
         if type(exc).__module__.startswith("dvc"):

@@ -1,7 +1,7 @@
 """cleanup: what is merged leaves the inbox; empty folders and old runs' files go.
 
-A correction that arrived while the run went on may have written the same file again. So what a waiting correction
-names stays, and any other file is first moved aside, and put back when it is newer than the run's snapshot.
+The manifest names the files. A correction that arrived since may have written the same one again. So a file is first
+moved aside, and put back when it is newer than the run's snapshot.
 """
 
 from __future__ import annotations
@@ -19,17 +19,8 @@ ASIDE = ".merged"
 def cleanup(stage: StageRun) -> Result:
     """Remove merged inbox files, empty folders and the files of old runs."""
     snapshot_at = float(stage.manifest["snapshot_at"])
-    settled = {outcome["id"] for outcome in stage.result_of("merge")["corrections"]}
-    settled |= {unreadable["correction_id"] for unreadable in stage.result_of("convert")["quarantined"]}
-    still_wanted = {(label, sha256) for label, sha256 in stage.manifest["still_wanted"]}
     _put_back_leftovers(stage.home / "inbox")
-    files = 0
-    for correction in stage.manifest["corrections"]:
-        label, sha256 = correction["label"], correction["image_sha256"]
-        if correction["id"] in settled and (label, sha256) not in still_wanted:
-            files += _remove_if_older(stage.home / "inbox" / label / f"{sha256}.png", snapshot_at)
-    for staged in stage.manifest["imports"]:
-        files += _remove_if_older(stage.home / staged["file"], snapshot_at)
+    files = sum(_remove_if_older(stage.home / name, snapshot_at) for name in stage.manifest["settled_files"])
     remove_empty_folders(stage.home / "inbox")
     runs = _remove_old_runs(stage)
     print(f"removed {files} merged files and the working folders of {runs} old runs")

@@ -60,6 +60,10 @@ class Stack:
     def database_url(self) -> str:
         return embedded_database_url(self.data_dir)
 
+    @property
+    def supervisor_pid(self) -> int | None:
+        return None if self._supervisor is None else self._supervisor.pid
+
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
