@@ -64,7 +64,8 @@ class TrainParams(_Section):
         1,
         ge=1,
         le=256,
-        description="Fixed, because the order of sums, so the weights, depend on it.",
+        description="Fixed, because the weights depend on it. One: two gain little for a network this small, and on "
+        "cores that others use they wait for each other, up to fifty times as long.",
     )
     widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
         (32, 64, 128),
@@ -89,7 +90,7 @@ class TrainParams(_Section):
         3, ge=1, le=10_000, description="Of a warm start with little new data: the rest is learnt already."
     )
     warm_learning_rate: float = Field(
-        0.04,
+        0.02,
         gt=0,
         le=10,
         description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",
@@ -101,7 +102,7 @@ class TrainParams(_Section):
         description="Share of training images the champion has not seen above which `epochs` holds, not `warm_epochs`.",
     )
     batch_size: int = Field(
-        256, ge=2, le=65536, description="Keeps two cores busy; larger needs more epochs."
+        256, ge=2, le=65536, description="Smaller measured no better; larger needs more epochs."
     )
     min_steps: int = Field(
         40,
@@ -112,7 +113,7 @@ class TrainParams(_Section):
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")
     correction_weight: float = Field(
-        3.0,
+        8.0,
         ge=1,
         le=100,
         description="Loss weight of corrected images: they are few, and where the model was wrong.",

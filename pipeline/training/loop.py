@@ -4,8 +4,8 @@ Deterministic on the CPU: the same seed, data, threads and kind of CPU give the 
 of an epoch come from a generator seeded with (seed, epoch), so there is no random state to keep, and a training
 that was killed and goes on from its last checkpoint ends with the same bits as one that was not.
 
-The last epoch's weights are kept: the learning rate has come down to zero by then, which makes an average of
-weights or a pick by validation figure (which would be fitted to 10 % of the data) no better.
+The last epoch's weights are kept: the learning rate has come down to zero by then, so they are settled, and picking
+an epoch by its validation figure would fit the choice to those images.
 """
 
 from __future__ import annotations
