@@ -47,6 +47,6 @@ def test_the_walk_ends_with_a_version_2_that_gets_it_right(stack: Stack) -> None
     assert done.returncode == 0, said + done.stderr
     assert "20 more training images and it can be learned" in said
     assert "succeeded: Promoted: " in said
-    assert re.search(r'"version":2,"label":"igloo"', said)
+    assert re.search(r'"version": 2,\s+"label": "igloo"', said)
     assert "Now right: version 2 was trained on it and gets it right." in said
     assert "version 1 is live again" in said.replace("\n", " ")
