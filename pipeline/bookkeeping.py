@@ -56,6 +56,9 @@ _STATES = {
 }
 
 
+_IN_DATASET = (CorrectionStatus.merged, CorrectionStatus.exam)
+
+
 def before(stage: str, db: Session, run: Run, manifest: Manifest) -> Manifest:
     return _BEFORE[stage](db, run, manifest) if stage in _BEFORE else {}
 
@@ -224,36 +227,30 @@ def _ingested(_db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -
     run.new_images = results["ingest"].get("new_images")
 
 
+def _merged(db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any]) -> None:
+    """What needs no dataset version to be settled, so also holds when the run is halted here: nothing new."""
+    for outcome in results["merge"]["corrections"]:
+        state = _STATES[outcome["outcome"]]
+        if state not in _IN_DATASET:
+            _settle(db, outcome["id"], state, outcome.get("reason"), None)
+    refused = results["convert"]["quarantined"]
+    for entry in refused:
+        if entry.get("correction_id") is not None:
+            _settle(db, entry["correction_id"], CorrectionStatus.quarantined, entry["reason"], None)
+    if results["merge"]["new_images"] == 0:
+        _settle_imports(db, manifest, int(manifest["dataset_version"]))
+
+
 def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any]) -> None:
-    """What merge decided takes effect when the dataset version exists."""
+    """What merge took in is in the dataset now that the version exists."""
     dataset_version = int(results["version"]["dataset_version"])
     run.dataset_version = dataset_version
     run.new_images = int(results["merge"]["new_images"])
     for outcome in results["merge"]["corrections"]:
         state = _STATES[outcome["outcome"]]
-        kept = state in (CorrectionStatus.merged, CorrectionStatus.exam)
-        db.execute(
-            update(Correction)
-            .where(Correction.id == outcome["id"], Correction.status == CorrectionStatus.accepted)
-            .values(
-                status=state, reason=outcome.get("reason"), dataset_version=dataset_version if kept else None
-            )
-        )
-    for refused in results["convert"]["quarantined"]:
-        if refused.get("correction_id") is not None:
-            db.execute(
-                update(Correction)
-                .where(
-                    Correction.id == refused["correction_id"], Correction.status == CorrectionStatus.accepted
-                )
-                .values(status=CorrectionStatus.quarantined, reason=refused["reason"])
-            )
-    ids = [staged["id"] for staged in manifest["imports"]]
-    db.execute(
-        update(Import)
-        .where(Import.id.in_(ids))
-        .values(status=ImportStatus.merged, dataset_version=dataset_version)
-    )
+        if state in _IN_DATASET:
+            _settle(db, outcome["id"], state, outcome.get("reason"), dataset_version)
+    _settle_imports(db, manifest, dataset_version)
     for category in results["merge"]["categories"]:
         db.execute(
             update(Category)
@@ -264,6 +261,26 @@ def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, 
                 train_images=category["train_images"],
             )
         )
+
+
+def _settle(
+    db: Session, correction_id: str, status: CorrectionStatus, reason: str | None, dataset_version: int | None
+) -> None:
+    """Once: a repeated attempt changes nothing."""
+    db.execute(
+        update(Correction)
+        .where(Correction.id == correction_id, Correction.status == CorrectionStatus.accepted)
+        .values(status=status, reason=reason, dataset_version=dataset_version)
+    )
+
+
+def _settle_imports(db: Session, manifest: Manifest, dataset_version: int) -> None:
+    db.execute(
+        update(Import)
+        .where(Import.id.in_([staged["id"] for staged in manifest["imports"]]))
+        .where(Import.status == ImportStatus.staged)
+        .values(status=ImportStatus.merged, dataset_version=dataset_version)
+    )
 
 
 def _evaluated(_db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
@@ -357,6 +374,7 @@ _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
 }
 _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] = {
     "ingest": _ingested,
+    "merge": _merged,
     "version": _versioned,
     "evaluate": _evaluated,
     "register": _registered,

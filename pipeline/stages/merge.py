@@ -58,16 +58,24 @@ class Row:
 
 @dataclass
 class Decisions:
-    """kept: the one new row of each image that gets one. outcomes: correction id to (outcome, reason)."""
+    """kept: the one new row of each image that gets one. outcomes: correction id to (outcome, reason).
+
+    taken_before: rows of the dataset whose correction comes again, for the run that took it in died unrecorded.
+    """
 
     kept: dict[str, Row] = field(default_factory=dict)
     outcomes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     conflicts: list[Row] = field(default_factory=list)
+    taken_before: list[Row] = field(default_factory=list)
     duplicates: int = 0
 
     def keep(self, row: Row) -> None:
         self.kept[row.sha256] = row
         self._settle(row, "merged", None if row.category_id is not None else "label withdrawn")
+
+    def again(self, current: Row) -> None:
+        self.taken_before.append(current)
+        self._settle(current, "merged", None)
 
     def duplicate(self, row: Row, reason: str = "the image already has this label") -> None:
         self.duplicates += 1
@@ -141,7 +149,9 @@ def _take_people(rows: Sequence[Row], current: Row | None, decisions: Decisions)
     if current is not None and current.rank == PERSON and current.category_id is not None:
         own = said.pop(current.actor, None)
         if own is not None:
-            if own.category_id == current.category_id:
+            if own.correction_id == current.correction_id:
+                decisions.again(current)
+            elif own.category_id == current.category_id:
                 decisions.duplicate(own)
             else:
                 decisions.keep(own)
@@ -223,7 +233,7 @@ def merge(stage: StageRun) -> Result:
     for name in activated:
         print(f"category {name!r} has enough images now: active")
     halted = None
-    waits = manifest["untrained_images"] > 0
+    waits = manifest["untrained_images"] > 0 or decisions.taken_before
     if not rows and not waits and not manifest["force"] and manifest["trigger"] != "initial":
         halted = (
             f"nothing new: all {len(new.rows)} images were duplicates, conflicts or withdrawn; "
@@ -431,7 +441,7 @@ def _counted(ids: pa.ChunkedArray) -> Counter[int]:
 
 
 def _outcomes(decisions: Decisions, kept: Mapping[str, Row]) -> list[dict[str, str | None]]:
-    rows = {row.correction_id: row for row in kept.values() if row.correction_id is not None}
+    rows = {row.correction_id: row for row in (*decisions.taken_before, *kept.values())}
     outcomes = []
     for correction_id, (outcome, reason) in decisions.outcomes.items():
         row = rows.get(correction_id)

@@ -329,6 +329,15 @@ def test_one_persons_later_label_wins(home: Home) -> None:
     assert home.version == 2
 
 
+def test_a_correction_that_a_run_took_in_before_it_died_is_not_its_own_duplicate(home: Home) -> None:
+    correction = home.correction(drawing(1), "cat")
+    first = home.go([correction])
+    again = home.go([correction])
+    assert outcomes(again) == outcomes(first)
+    assert not again.halted
+    assert home.version == 1
+
+
 def test_a_person_overrules_an_import_without_conflict(home: Home) -> None:
     generated = home.imported({"cat": [drawing(1), drawing(2)]}, source="generated")
     home.go([], [generated])
