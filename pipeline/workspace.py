@@ -146,6 +146,7 @@ def remove_leftover_locks(home: Path, since: float) -> None:
 def remove_leftover_shards(home: Path, dataset_version: int) -> list[str]:
     """Shards of a run that was killed before its dataset version was tagged."""
     leftovers = [path for path in shards(home) if shard_version(path) > dataset_version]
+    leftovers += (home / "dataset").glob(".*.tmp")  # DVC would add them
     for path in leftovers:
         path.unlink()
     return [path.name for path in leftovers]

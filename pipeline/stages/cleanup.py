@@ -6,6 +6,7 @@ moved aside, and put back when it is newer than the run's snapshot.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ ASIDE = ".merged"
 def cleanup(stage: StageRun) -> Result:
     """Remove merged inbox files, empty folders and the files of old runs."""
     snapshot_at = float(stage.manifest["snapshot_at"])
-    _put_back_leftovers(stage.home / "inbox")
+    _clear_leftovers(stage.home / "inbox", snapshot_at)
     files = sum(_remove_if_older(stage.home / name, snapshot_at) for name in stage.manifest["settled_files"])
     remove_empty_folders(stage.home / "inbox")
     runs = _remove_old_runs(stage)
@@ -27,14 +28,18 @@ def cleanup(stage: StageRun) -> Result:
     return Result(figures={"files_removed": files, "old_runs_removed": runs})
 
 
-def _put_back_leftovers(inbox: Path) -> None:
-    """Files that an attempt had moved aside when it was killed."""
+def _clear_leftovers(inbox: Path, snapshot_at: float) -> None:
+    """What a killed attempt had moved aside goes back; what a killed gateway had not written whole goes."""
     for aside in inbox.glob(f"*/.*{ASIDE}"):
         path = aside.with_name(aside.name.removeprefix(".").removesuffix(ASIDE))
         if path.exists():  # written again since
             aside.unlink()
         else:
             aside.replace(path)
+    for unfinished in inbox.glob("*/.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # just finished
+            if unfinished.stat().st_mtime < snapshot_at:
+                unfinished.unlink()
 
 
 def _remove_if_older(path: Path, snapshot_at: float) -> int:
