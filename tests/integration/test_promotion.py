@@ -1,0 +1,281 @@
+"""Promotions and their ledger on bad days, with a real MLflow, a real model server and a real database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from core.database import LedgerAction, LedgerOutcome, Model, Run, RunStatus, Trigger, session
+from core.errors import EmendError
+from core.receipts import champion_version
+from core.registry import Registry
+from core.settings import settings
+from core.storage import write_json
+from pipeline import bookkeeping, promotion
+from pipeline.champion import Aliases, aliases_of
+from pipeline.params import load
+from pipeline.stages import StageRun, read_json
+from pipeline.stages.promote import promote
+from tests.support.kills import stopped
+from tests.support.mlflow_server import MlflowServer, mlflow_environment
+from tests.support.model_server import ROOT, ModelServer
+
+MODEL = "doodles"
+LIVE, GOOD, NOT_A_NUMBER, LIAR = 1, 2, 3, 4
+PARAMS = {
+    "input": {"mode": "L", "width": 28, "height": 28},
+    "train": {"augmentation": "none"},
+    "gate": {},
+    "stages": {"promote_timeout_seconds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        kinds = ["good:1", "good:2", "nan:3", "liar:4"]
+        subprocess.run(
+            [sys.executable, "-m", "tests.support.tiny_model", server.url, MODEL, *kinds],
+            cwd=ROOT,
+            env=mlflow_environment(),
+            check=True,
+            capture_output=True,
+        )
+        yield server
+
+
+@pytest.fixture
+def registry(mlflow: MlflowServer) -> Iterator[Registry]:
+    with Registry(mlflow.url) as opened:
+        opened.set_alias(MODEL, "champion", LIVE)
+        opened.delete_alias(MODEL, "previous")
+        yield opened
+
+
+@pytest.fixture
+def server(mlflow: MlflowServer, registry: Registry, tmp_path: Path) -> Iterator[ModelServer]:
+    with ModelServer(tmp_path / "server", mlflow.url, MODEL) as started:
+        started.wait_ready()
+        yield started
+
+
+@pytest.fixture
+def home(
+    emend_environment: dict[str, str],
+    mlflow: MlflowServer,
+    server: ModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
+    monkeypatch.setenv("EMEND_SERVING_URL", server.url)
+    settings.cache_clear()
+    folder = settings().data_dir / MODEL
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    with session() as db:
+        db.add(Model(name=MODEL, params=load(folder).model_dump(mode="json")))
+    return folder
+
+
+def run_up_to_promote(home: Path, version: int, *, promoted: bool = True) -> int:
+    """A run whose next stage is promote."""
+    verdict = {"promoted": promoted, "sentence": "because", "figures": {}}
+    with session() as db:
+        run = Run(model=MODEL, trigger=Trigger.manual, requested_by="test", status=RunStatus.running)
+        run.version, run.verdict = version, verdict
+        db.add(run)
+        db.flush()
+        folder = home / "runs" / str(run.id)
+        write_json(folder / "manifest.json", {"model": MODEL, "champion_version": LIVE})
+        for stage, data in (
+            ("version", {"base_version": LIVE}),
+            ("evaluate", {"verdict": verdict}),
+            ("register", {"version": version}),
+        ):
+            write_json(folder / f"{stage}.json", {"figures": {}, "halted": None, "data": data})
+        return run.id
+
+
+def begin(home: Path, run_id: int) -> StageRun:
+    """As the orchestrator does before the stage: the intent is in the ledger."""
+    path = home / "runs" / str(run_id) / "manifest.json"
+    manifest = read_json(path)
+    with session() as db:
+        manifest |= bookkeeping.before("promote", db, db.get_one(Run, run_id), manifest)
+    write_json(path, manifest)
+    return StageRun(home, run_id)
+
+
+def stop(run_id: int) -> None:
+    """As the orchestrator does after the stage failed or was killed."""
+    with session() as db:
+        bookkeeping.after_stop("promote", db, db.get_one(Run, run_id))
+
+
+def attempt(home: Path, run_id: int) -> str | None:
+    """A whole attempt; what it failed with."""
+    stage = begin(home, run_id)
+    try:
+        result = promote(stage)
+    except EmendError as exc:
+        stop(run_id)
+        return exc.message
+    with session() as db:
+        results = {"promote": result.data, "version": stage.result_of("version")}
+        bookkeeping.after("promote", db, db.get_one(Run, run_id), stage.manifest, results)
+    return None
+
+
+def ledger() -> list[tuple[str, int, int | None, str | None]]:
+    """Oldest first: what, which version, instead of which, how it ended."""
+    return [
+        (e["action"], e["version"], e["replaced_version"], e["outcome"])
+        for e in reversed(promotion.ledger(MODEL))
+    ]
+
+
+def live() -> int | None:
+    with session() as db:
+        return champion_version(db, MODEL)
+
+
+def test_a_promotion_moves_both_aliases_and_is_in_the_ledger_once(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    run = run_up_to_promote(home, GOOD)
+    assert attempt(home, run) is None
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
+    assert server.state(MODEL)["version"] == GOOD
+    assert ledger() == [("promote", GOOD, LIVE, "done")]
+    assert attempt(home, run) is None  # repeated, as after a kill before the result was recorded
+    assert ledger() == [("promote", GOOD, LIVE, "done")]
+
+
+@pytest.mark.parametrize("version", [NOT_A_NUMBER, LIAR])
+def test_a_version_that_answers_nonsense_never_goes_live(
+    home: Path, server: ModelServer, registry: Registry, version: int
+) -> None:
+    said = attempt(home, run_up_to_promote(home, version))
+    assert said is not None
+    assert f"turned down {MODEL} version {version}" in said
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+    assert server.state(MODEL)["version"] == LIVE
+    assert ledger() == [("promote", version, LIVE, "reverted")]
+    assert live() is None  # nothing was ever done in this test's ledger
+
+
+def test_a_server_that_does_not_serve_it_in_time_puts_the_old_one_back_and_a_resume_works(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    run = run_up_to_promote(home, GOOD)
+    with stopped(psutil.Process(server.pid)):
+        said = attempt(home, run)
+        assert said is not None
+        assert "did not answer with doodles version 2 within 2 s" in said
+        assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+        assert ledger() == [("promote", GOOD, LIVE, "reverted")]
+    assert attempt(home, run) is None
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
+    assert ledger() == [("promote", GOOD, LIVE, "reverted"), ("promote", GOOD, LIVE, "done")]
+
+
+def test_killed_after_champion_moved_it_is_done_and_a_resume_does_not_promote_twice(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    run = run_up_to_promote(home, GOOD)
+    begin(home, run)
+    registry.set_alias(MODEL, "champion", GOOD)
+    stop(run)
+    assert (ledger(), live()) == ([("promote", GOOD, LIVE, "done")], GOOD)
+    assert attempt(home, run) is None
+    assert ledger() == [("promote", GOOD, LIVE, "done")]
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
+
+
+def test_killed_after_champion_moved_and_then_not_served_it_is_rolled_back_in_the_ledger_too(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    run = run_up_to_promote(home, GOOD)
+    begin(home, run)
+    with stopped(psutil.Process(server.pid)):
+        registry.set_alias(MODEL, "champion", GOOD)
+        stop(run)
+        assert attempt(home, run) is not None
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+    assert ledger() == [("promote", GOOD, LIVE, "done"), ("rollback", LIVE, GOOD, "done")]
+    assert live() == LIVE
+
+
+def test_killed_before_champion_moved_it_is_abandoned(home: Path, registry: Registry) -> None:
+    run = run_up_to_promote(home, GOOD)
+    begin(home, run)
+    stop(run)
+    assert ledger() == [("promote", GOOD, LIVE, "abandoned")]
+    assert attempt(home, run) is None
+    assert ledger()[1:] == [("promote", GOOD, LIVE, "done")]
+
+
+def test_a_champion_that_moved_meanwhile_is_not_replaced(home: Path, registry: Registry) -> None:
+    run = run_up_to_promote(home, GOOD)
+    registry.set_alias(MODEL, "champion", LIAR)
+    said = attempt(home, run)
+    assert said is not None
+    assert "champion moved to version 4" in said
+    assert aliases_of(registry, MODEL).champion == LIAR
+    assert [entry[3] for entry in ledger()] == ["abandoned"]
+
+
+def test_a_rejected_version_that_is_killed_in_promote_is_not_in_the_ledger(
+    home: Path, registry: Registry
+) -> None:
+    run = run_up_to_promote(home, GOOD, promoted=False)
+    begin(home, run)
+    stop(run)
+    assert attempt(home, run) is None
+    assert ledger() == []
+    assert aliases_of(registry, MODEL).champion == LIVE
+
+
+def test_what_a_killed_process_left_open_is_closed_by_where_champion_is(
+    home: Path, registry: Registry
+) -> None:
+    begin(home, run_up_to_promote(home, GOOD))
+    with promotion.promotion_lock(MODEL):
+        assert promotion.reconcile() == []  # it goes on just now
+        with pytest.raises(promotion.PromotionUnderWay):
+            promotion.rollback(MODEL, actor="test", reason="test")
+    assert promotion.reconcile() == ["promote of doodles to version 2: abandoned"]
+    with session() as db:
+        promotion.open_entry(
+            db,
+            action=LedgerAction.rollback,
+            model=MODEL,
+            version=LIVE,
+            replaced=GOOD,
+            actor="test",
+            reason="test",
+        )
+    assert promotion.reconcile() == ["rollback of doodles to version 1: done"]
+    assert [entry[3] for entry in ledger()] == [LedgerOutcome.abandoned, LedgerOutcome.done]
+
+
+def test_a_rollback_that_is_not_served_leaves_all_as_it_was(
+    home: Path, server: ModelServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(home, run_up_to_promote(home, GOOD)) is None
+    registry.set_alias(MODEL, "previous", NOT_A_NUMBER)
+    with pytest.raises(EmendError, match="turned down doodles version 3"):
+        promotion.rollback(MODEL, actor="test", reason="test")
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, NOT_A_NUMBER)
+    assert server.state(MODEL)["version"] == GOOD
+    assert ledger()[1:] == [("rollback", NOT_A_NUMBER, GOOD, "reverted")]
+    registry.set_alias(MODEL, "previous", LIVE)
+    done: dict[str, Any] = promotion.rollback(MODEL, actor="test", reason="test")
+    assert (done["version"], live(), server.state(MODEL)["version"]) == (LIVE, LIVE, LIVE)
