@@ -114,7 +114,7 @@ def corrections(
     responses=errors(400, 404, 503),
 )
 def correction(correction_id: UUID, the: The) -> dict[str, Any]:
-    """The receipt: from "received" down to "version 7 now gets it right"."""
+    """The receipt: from "received" down to "Now right: version 7 was trained on it"."""
     found = receipts.receipt(correction_id)
     if found["prediction"] is None and found["prediction_id"] is not None:
         waiting = the.history.buffered(UUID(found["prediction_id"]))

@@ -1,6 +1,6 @@
 """Receipts: what became of a correction, read from the database. The gateway's, the viewer's and `emend`'s.
 
-receipt(correction_id)["sentence"]   # "Learned: version 4 was trained on it and now gets it right."
+receipt(correction_id)["sentence"]   # "Now right: version 4 was trained on it and gets it right."
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ from core.database import ACTIVE_RUN, Model, Run, RunStatus, Stage, Transition, 
 from core.errors import Conflict, NotFound
 from core.settings import settings
 from pipeline.promotion import ledger, resume_promotion, rollback
+from pipeline.stages import STAGES
 
 __all__ = [
+    "STAGES",
     "RunActive",
     "active_run",
     "ledger",

@@ -22,7 +22,6 @@ from core.database import ACTIVE_RUN, StageStatus, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
 from pipeline import runs
-from pipeline.stages import STAGES
 from viewer import events, logs
 
 DESCRIPTION = (
@@ -117,8 +116,8 @@ async def stage_log(
     follow: Annotated[bool, Query(description="Stay until the stage ends, with what it prints.")] = False,
 ) -> StreamingResponse:
     """The log of a stage, plain text."""
-    if stage not in STAGES:
-        raise NotFound(f"there is no such stage; the stages are {', '.join(STAGES)}", field="stage")
+    if stage not in runs.STAGES:
+        raise NotFound(f"there is no such stage; the stages are {', '.join(runs.STAGES)}", field="stage")
     path = settings().data_dir / "logs" / "runs" / str(run_id) / f"{stage}.log"
     running = await anyio.to_thread.run_sync(_is_running, run_id, stage)
     if not running and not path.exists():

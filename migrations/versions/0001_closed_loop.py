@@ -60,7 +60,7 @@ TRIGGERS = (
               is distinct from
               (new.id, new.model, new.action, new.version, new.actor, new.reason, new.opened_at)
            or (old.replaced_version, old.run_id) is distinct from (new.replaced_version, new.run_id)
-        then 
+        then
             raise exception 'promotions is append-only: an entry is closed once, nothing else changes';
         end if;
         return new;

@@ -85,7 +85,9 @@ def test_corrections_become_a_better_version_that_answers_without_a_dropped_requ
     receipts = [stack.receipt(correction_id) for correction_id in wrong_before]
     now_right = [r for r in receipts if r["live"] is not None and r["live"]["correct"]]
     learned = [r for r in receipts if r["split"] == "learned"]
-    assert any("now gets it right" in r["sentence"] for r in now_right), receipts[0]
+    assert any(r["sentence"].startswith("Now right: version 2 was trained on it") for r in now_right), (
+        receipts[0]
+    )
     assert all(r["trained_versions"] == [2] for r in learned)
     assert run["verdict"]["figures"]["corrections_fixed"] == len(now_right)
 

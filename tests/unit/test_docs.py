@@ -448,7 +448,7 @@ MAY_IMPORT = {
     "pipeline": set[str](),
     "serving": set[str](),
     "api": {"pipeline.runs"},
-    "viewer": {"pipeline.runs", "pipeline.stages"},  # of the second the stages' names
+    "viewer": {"pipeline.runs"},
 }
 
 
