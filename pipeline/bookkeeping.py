@@ -7,12 +7,12 @@ the same transaction as the stage's transition to succeeded, so a stage is never
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -355,15 +355,20 @@ def _settled_files(db: Session, run: Run, _: Manifest) -> Manifest:
     )
     # An hour: what was being received when that run began has an earlier time.
     since = datetime.min.replace(tzinfo=UTC) if cleaned_at is None else cleaned_at - timedelta(hours=1)
-    pictures = select(Correction.label, Correction.image_sha256).where(Correction.model == run.model)
-    waiting = CorrectionStatus.accepted
-    wanted = set(db.execute(pictures.where(Correction.status == waiting)).tuples())
-    settled = db.execute(
-        pictures.where(Correction.status != waiting, Correction.received_at > since)
-    ).tuples()
-    files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(set(settled) - wanted)]
+    waiting = Correction.status == CorrectionStatus.accepted
+    wanted = set(_pictures(db, run.model, waiting))
+    settled = set(_pictures(db, run.model, ~waiting, Correction.received_at > since))
+    files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(settled - wanted)]
     merged = (Import.model == run.model, Import.status == ImportStatus.merged, Import.created_at > since)
     return {"settled_files": files + list(db.scalars(select(Import.file).where(*merged)))}
+
+
+def _pictures(db: Session, model: str, *where: ColumnElement[bool]) -> Iterator[tuple[str, str]]:
+    """(label, sha256) of corrections."""
+    found = db.execute(
+        select(Correction.label, Correction.image_sha256).where(Correction.model == model, *where)
+    )
+    return ((label, sha256) for label, sha256 in found)
 
 
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {

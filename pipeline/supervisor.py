@@ -255,23 +255,35 @@ class Supervisor:
 
 
 def clear_dead_server(folder: Path) -> None:
-    """Removes the postmaster.pid of a server that was killed.
+    """Removes the lock files of a server that was killed.
 
-    PostgreSQL removes it itself, unless its pid now belongs to somebody else or to a zombie: then it, and the package
-    that starts it, would take that for a running server. Its orphaned workers are waited for: they may still write.
+    PostgreSQL removes them itself, unless their pid now belongs to somebody else or to a zombie: then it, and the
+    package that starts it, would take that for a running server. Its orphaned workers are waited for: they may
+    still write.
     """
     pid_file = folder / "postmaster.pid"
     if not pid_file.exists():
         return
-    pid = int(pid_file.read_text().partition("\n")[0])
-    if _runs(pid) and _works_in(psutil.Process(pid), folder):
+    if _is_server(pid_file, folder):
         return
     workers = [p for p in psutil.process_iter() if _works_in(p, folder)]
     _, alive = psutil.wait_procs(workers, timeout=5)
     for worker in alive:
         worker.kill()
     psutil.wait_procs(alive, timeout=5)
+    lines = pid_file.read_text().splitlines()
+    socket_dir = Path(lines[4]) if len(lines) > 4 and lines[4] else folder
+    for lock in socket_dir.glob(".s.PGSQL.*.lock"):
+        if lock.read_text().splitlines()[1] == str(
+            folder
+        ):  # the data folder: elsewhere others have theirs too
+            lock.unlink()
     pid_file.unlink(missing_ok=True)
+
+
+def _is_server(pid_file: Path, folder: Path) -> bool:
+    pid = int(pid_file.read_text().partition("\n")[0])
+    return _runs(pid) and _works_in(psutil.Process(pid), folder)
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:

@@ -35,6 +35,10 @@ class MlflowServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Again on the same port and data after a stop."""
         self.directory.mkdir(parents=True, exist_ok=True)

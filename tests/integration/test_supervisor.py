@@ -1,0 +1,198 @@
+"""The supervisor's parts: taken ports, one instance, children that die, what a killed one left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from core.errors import ConfigurationError
+from core.settings import Settings
+from core.storage import write_json
+from pipeline import supervisor
+from pipeline.services import Service, check_ports, services
+from pipeline.supervisor import Child, Postgres, clear_dead_server, end_leftovers, single_instance
+from tests.support.processes import free_port
+
+SECONDS = 30.0
+WAIT = [sys.executable, "-c", "import time; time.sleep(600)"]
+# Starts a child in its own group, which ignores SIGTERM, then does as it does.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def child_of(argv: list[str], log: Path) -> Child:
+    return Child(Service("worker", argv, 1, "EMEND_WORKER_PORT", "http://127.0.0.1:1/"), log)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # between two looks, not instead of one
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_every_taken_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) -> None:
+    with socket.socket() as one, socket.socket() as two:
+        for listener in (one, two):
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+        ports: dict[str, Any] = {
+            f"EMEND_{name}_PORT": free_port() for name in ("MLFLOW", "VIEWER", "ORCHESTRATOR")
+        }
+        ports |= {"EMEND_API_PORT": one.getsockname()[1], "EMEND_SERVING_PORT": two.getsockname()[1]}
+        chosen = Settings(**ports, EMEND_DATA_DIR=tmp_path)
+        with pytest.raises(ConfigurationError) as refused:
+            check_ports(services(chosen, ""), chosen.host)
+    said = refused.value.message
+    assert (
+        f"port {ports['EMEND_API_PORT']} (gateway) is taken: stop what listens there, or set EMEND_API_PORT"
+        in said
+    )
+    assert f"port {ports['EMEND_SERVING_PORT']} (serving) is taken" in said
+    assert "EMEND_SERVING_PORT" in said
+    assert "MLFLOW" not in said
+
+
+def test_a_second_supervisor_on_the_same_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    with (
+        single_instance(tmp_path),
+        pytest.raises(ConfigurationError, match=f"Emend runs on {tmp_path} already"),
+        single_instance(tmp_path),
+    ):
+        pass
+    with single_instance(tmp_path):
+        pass
+
+
+def test_a_child_that_dies_is_started_again_with_a_longer_wait_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.05)
+    said: list[str] = []
+    child = child_of([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "worker.log")
+    child.start()
+    wait_until(lambda: child.look(said.append) or len(said) >= 3)
+    wait_until(lambda: (child.look(said.append), len(said) >= 3)[1])
+    log = tmp_path / "worker.log"
+    assert said[:3] == [
+        f"worker exited with code 3; starting it again in {seconds} s (log: {log})"
+        for seconds in ("0.05", "0.1", "0.2")
+    ]
+    child.wait(0)
+
+
+def test_a_killed_child_is_named_with_its_signal(tmp_path: Path) -> None:
+    said: list[str] = []
+    child = child_of(WAIT, tmp_path / "worker.log")
+    child.start()
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(lambda: (child.look(said.append), bool(said))[1])
+    assert said[0].startswith("worker was killed by signal 9; starting it again in 1 s")
+
+
+def test_a_child_that_does_not_listen_is_killed_with_its_whole_group(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    child = child_of([sys.executable, "-c", STUBBORN], log)
+    child.start()
+    leader = child.pid
+    assert leader is not None
+    wait_until(lambda: log.read_bytes().endswith(b"\n"))
+    worker = int(log.read_text())
+    child.terminate()
+    child.wait(time.monotonic() + 0.2)
+    assert gone(leader)
+    wait_until(lambda: gone(worker))
+
+
+def test_what_a_killed_supervisor_left_is_ended_the_orchestrator_first_and_nobody_else(
+    tmp_path: Path,
+) -> None:
+    left = {
+        name: subprocess.Popen(WAIT, start_new_session=True) for name in ("serving", "orchestrator", "other")
+    }
+    noted = [
+        {"name": name, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        for name, process in left.items()
+    ]
+    noted[2]["created"] = 1.0  # its pid was somebody else's once
+    path = tmp_path / "processes.json"
+    write_json(path, {"processes": noted})
+    said: list[str] = []
+    try:
+        end_leftovers(path, said.append)
+        assert said == [
+            f"ending {name}, left by a supervisor that was killed" for name in ("orchestrator", "serving")
+        ]
+        assert gone(left["orchestrator"].pid)
+        assert gone(left["serving"].pid)
+        assert left["other"].poll() is None
+        assert not path.exists()
+    finally:
+        for process in left.values():
+            process.kill()
+            process.wait()
+
+
+def test_the_database_is_started_again_and_its_pid_file_believed_only_while_it_runs(tmp_path: Path) -> None:
+    folder = Path(f"/tmp/emend-pg-{os.getpid()}")  # a short path: the socket lies below it
+    said: list[str] = []
+    postgres = Postgres(folder)
+    try:
+        pid_file = folder / "postgres" / "postmaster.pid"
+        first = int(pid_file.read_text().split()[0])
+        clear_dead_server(folder / "postgres")
+        assert pid_file.exists()
+        postgres.look(said.append)
+        assert said == []
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: gone(first))
+        postgres.look(said.append)
+        assert len(said) == 1
+        assert said[0].startswith("postgres is gone; starting it again")
+
+        # A power cut, and the pid is somebody else's by now.
+        second = int(pid_file.read_text().split()[0])
+        os.kill(second, signal.SIGKILL)
+        wait_until(lambda: gone(second))
+        lines = pid_file.read_text().splitlines()
+        pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+        clear_dead_server(folder / "postgres")
+        assert not pid_file.exists()
+        postgres.look(said.append)
+        assert not gone(int(pid_file.read_text().split()[0]))
+    finally:
+        postgres.stop()
+        subprocess.run(["rm", "-r", folder], check=True)
+
+
+def test_a_process_that_is_noted_twice_or_ended_is_no_error(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    created = psutil.Process(ended.pid).create_time()
+    ended.wait()
+    path = tmp_path / "processes.json"
+    path.write_text(json.dumps({"processes": [{"name": "api", "pid": ended.pid, "created": created}]}))
+    end_leftovers(path, lambda line: None)
+    assert not path.exists()

@@ -1,0 +1,124 @@
+"""A home: made whole, refused when it is not as it should be, repeated after being killed anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from core.settings import settings
+from pipeline import workspace
+from pipeline.workspace import HomeChanged, HomeLocked, WorkspaceError
+
+# Of a library that DVC uses; the version stage, a process of its own, does not show it.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
+PARAMS = workspace.PRESETS["doodles"].read_text()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMEND_DATA_DIR", str(tmp_path))
+    settings.cache_clear()
+    workspace.create_home(tmp_path / "doodles", PARAMS)
+    return tmp_path / "doodles"
+
+
+def git(home: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=home, check=True, capture_output=True, text=True).stdout
+
+
+def add_shard(home: Path, number: int) -> None:
+    (home / "dataset" / f"images-{number:06d}.parquet").write_bytes(b"shard %d" % number)
+
+
+def test_a_home_is_made_once_and_keeps_an_earlier_inbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMEND_DATA_DIR", str(tmp_path))
+    settings.cache_clear()
+    home = tmp_path / "doodles"
+    (home / "inbox" / "cat").mkdir(parents=True)
+    (tmp_path / ".doodles.new" / ".git").mkdir(parents=True)  # of an attempt that was killed
+    workspace.create_home(home, PARAMS)
+    first = workspace.head(home)
+    workspace.create_home(home, "other: 1\n")
+    assert workspace.head(home) == first
+    assert (home / "params.yaml").read_text() == PARAMS
+    assert (home / "inbox" / "cat").is_dir()
+    assert git(home, "status", "--porcelain") == ""
+
+
+def test_a_dataset_version_is_a_commit_and_a_tag_and_knows_its_run(home: Path) -> None:
+    assert workspace.latest_dataset_version(home) == 0
+    assert workspace.run_of_dataset(home, 0) is None
+    add_shard(home, 1)
+    commit = workspace.record_dataset(home, 1, "dataset 1: 5 new images (run 7)")
+    assert git(home, "rev-parse", "dataset-1").strip() == commit
+    assert workspace.latest_dataset_version(home) == 1
+    assert workspace.run_of_dataset(home, 1) == 7
+    assert workspace.dataset_hash(home).endswith(".dir")
+
+
+def test_recording_again_after_a_kill_between_commit_and_tag_gives_the_same_commit(home: Path) -> None:
+    add_shard(home, 1)
+    commit = workspace.record_dataset(home, 1, "dataset 1: 5 new images (run 7)")
+    git(home, "tag", "--delete", "dataset-1")
+    assert workspace.record_dataset(home, 1, "dataset 1: 5 new images (run 7)") == commit
+    assert git(home, "rev-parse", "dataset-1").strip() == commit
+
+
+def test_without_new_images_the_tag_stays_where_it_was(home: Path) -> None:
+    add_shard(home, 1)
+    first = workspace.record_dataset(home, 1, "dataset 1: 5 new images (run 7)")
+    (home / "params.yaml").write_text(PARAMS.replace("keep_runs: 50", "keep_runs: 7"))
+    second = workspace.record_dataset(home, 1, "still dataset 1 (run 8)", new=False)
+    assert second != first
+    assert git(home, "rev-parse", "dataset-1").strip() == first
+
+
+def test_edited_parameters_are_welcome_other_changes_are_named(home: Path) -> None:
+    (home / "params.yaml").write_text(PARAMS + "# mine\n")
+    workspace.check_usable(home)
+    (home / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(HomeChanged, match=r"dvc\.yaml changed in the home .*only params\.yaml may be edited"):
+        workspace.check_usable(home)
+
+
+def test_a_locked_home_is_refused_and_says_what_to_do(home: Path) -> None:
+    lock = home / ".git" / "index.lock"
+    lock.touch()
+    with pytest.raises(HomeLocked, match=f"remove {lock}"):
+        workspace.check_usable(home)
+    add_shard(home, 1)
+    with pytest.raises(HomeLocked, match="is locked"):  # taken after the check
+        workspace.record_dataset(home, 1, "dataset 1 (run 1)")
+
+
+def test_only_locks_made_since_the_killed_stage_began_are_removed(home: Path) -> None:
+    began = time.time() - 10
+    old, new, tag = (home / ".git" / name for name in ("index.lock", "HEAD.lock", "refs/tags/dataset-2.lock"))
+    for lock in (old, new, tag):
+        lock.touch()
+    os.utime(old, (began - 5, began - 5))
+    workspace.remove_leftover_locks(home, began)
+    assert (old.exists(), new.exists(), tag.exists()) == (True, False, False)
+
+
+def test_leftovers_of_a_killed_version_stage_are_removed(home: Path) -> None:
+    for number in (1, 2):
+        add_shard(home, number)
+    (home / "dataset" / ".images-000002.parquet.1a2b3c4d.tmp").touch()
+    workspace.remove_leftover_shards(home, 1)
+    assert [path.name for path in (home / "dataset").iterdir()] == ["images-000001.parquet"]
+
+
+def test_a_clone_has_the_files_of_its_tag(home: Path, tmp_path: Path) -> None:
+    add_shard(home, 1)
+    workspace.record_dataset(home, 1, "dataset 1 (run 1)")
+    workspace.clone_at(home, "dataset-1", tmp_path / "copy")
+    assert (tmp_path / "copy" / "dataset.dvc").read_text() == (home / "dataset.dvc").read_text()
+    with pytest.raises(WorkspaceError, match="has no tag run-9"):
+        workspace.clone_at(home, "run-9", tmp_path / "other")
