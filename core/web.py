@@ -137,7 +137,7 @@ class Observed:
             else:
                 await self.app(scope, body.receive, observed_send)
         finally:
-            self.body_bytes -= body.seen_bytes
+            self.count(-body.seen_bytes)
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             telemetry.REQUESTS.labels(self.service, _known_method(scope["method"]), route, str(status)).inc()
@@ -150,6 +150,10 @@ class Observed:
                     status=status,
                     milliseconds=round(seconds * 1000, 1),
                 )
+
+    def count(self, size_bytes: int) -> None:
+        self.body_bytes += size_bytes
+        telemetry.BODY_BYTES.labels(self.service).set(self.body_bytes)
 
 
 class _Body:
@@ -166,7 +170,7 @@ class _Body:
         if message["type"] == "http.request":
             size_bytes = len(message.get("body", b""))
             self.seen_bytes += size_bytes
-            self._observed.body_bytes += size_bytes
+            self._observed.count(size_bytes)
             if self.seen_bytes > self.limit_bytes:
                 raise self.too_large()
             if self._observed.body_bytes > MOST_BODY_BYTES_AT_ONCE:

@@ -460,6 +460,9 @@ def test_many_large_bodies_at_once_are_bounded(
         address = (client.base_url.host, client.base_url.port or 0)
         with socket.create_connection(address) as slow:
             slow.sendall(head + b"[" * 800_000)  # and never the rest
+            wait_until(
+                lambda: 'emend_http_body_bytes{service="gateway"} 800000.0' in client.get("/metrics").text
+            )
             body = json.dumps({"image": "A" * 500_000})
 
             def refused() -> bool:
