@@ -20,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Connection,
     DateTime,
     Double,
     Engine,
@@ -43,6 +44,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
 from core.settings import settings
@@ -350,6 +352,14 @@ class LedgerEntry(Base):
     closed_at: Mapped[datetime | None]
 
 
+_CONNECT_ARGS = {
+    "connect_timeout": 3,
+    "application_name": "emend",
+    "options": "-c timezone=UTC",
+    "tcp_user_timeout": 10_000,  # milliseconds; a host that vanished without a word is noticed
+}
+
+
 def make_engine(url: str, *, pool_size: int = 5) -> Engine:
     """Connections are tried before use, so a restarted database costs a reconnect, not an error."""
     return create_engine(
@@ -358,13 +368,14 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
         max_overflow=pool_size,
         pool_timeout=5,
         pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": 3,
-            "application_name": "emend",
-            "options": "-c timezone=UTC",
-            "tcp_user_timeout": 10_000,  # milliseconds; a host that vanished without a word is noticed
-        },
+        connect_args=_CONNECT_ARGS,
     )
+
+
+def dedicated_connection() -> Connection:
+    """Outside the pool, in autocommit: for advisory locks, which end with it when it is closed."""
+    alone = create_engine(engine().url, poolclass=NullPool, connect_args=_CONNECT_ARGS)
+    return alone.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 @lru_cache(maxsize=1)

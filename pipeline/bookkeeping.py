@@ -36,6 +36,7 @@ from core.database import (
 )
 from core.registry import Registry, RegistryError
 from core.settings import settings
+from core.storage import write_durably
 from pipeline import schedule, workspace
 from pipeline.champion import MOVED_BACK, aliases_of, version_of
 from pipeline.params import load
@@ -105,6 +106,8 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     """Everything that waits at this moment. Later arrivals are the next run's."""
     home = settings().data_dir / run.model
     params = load(home)
+    # The run keeps to these: what is edited from now on is the next run's.
+    write_durably(home / "runs" / str(run.id) / "params.yaml", (home / "params.yaml").read_bytes())
     _adopt_dataset(db, run.model, home)
     model = db.get_one(Model, run.model)
     schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
@@ -266,10 +269,13 @@ def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, 
 def _settle(
     db: Session, correction_id: str, status: CorrectionStatus, reason: str | None, dataset_version: int | None
 ) -> None:
-    """Once: a repeated attempt changes nothing."""
+    """Once: a repeated attempt changes nothing. What is in the dataset can only be superseded, by a relabelling."""
+    before = [CorrectionStatus.accepted]
+    if status is CorrectionStatus.superseded:
+        before += _IN_DATASET
     db.execute(
         update(Correction)
-        .where(Correction.id == correction_id, Correction.status == CorrectionStatus.accepted)
+        .where(Correction.id == correction_id, Correction.status.in_(before))
         .values(status=status, reason=reason, dataset_version=dataset_version)
     )
 

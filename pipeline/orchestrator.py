@@ -11,6 +11,7 @@ database. While the database is away a stage goes on; its transition waits.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -35,6 +36,7 @@ from core.database import (
     RunStatus,
     Stage,
     StageStatus,
+    dedicated_connection,
     engine,
     session,
 )
@@ -49,6 +51,7 @@ from pipeline.runs import record
 from pipeline.stages import STAGES, read_json
 
 RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
+MOST_RUNS = max(2, (os.cpu_count() or 2) // 2)  # at once; the others wait in the queue
 LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
 SCHEDULE_SECONDS = 10.0
 REGISTRY_SECONDS = 30.0  # a run waits this long for MLflow: the supervisor has started it again by then
@@ -94,6 +97,7 @@ class Execution:
         self._lock = lock
         self._shutdown = shutdown
         self._cancelled = threading.Event()
+        self._promoting = False
         self._home = (settings().data_dir / self._model).resolve()
         self._folder = self._home / "runs" / str(run_id)
         self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
@@ -183,6 +187,7 @@ class Execution:
         self._attempt = row.attempt
         if name == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
             promotion.take_promotion_lock(self._lock, run.model)
+            self._promoting = True
         path = self._folder / "manifest.json"
         known: dict[str, Any] = read_json(path) if path.exists() else {}
         manifest = known | bookkeeping.before(name, db, run, known)
@@ -195,7 +200,7 @@ class Execution:
 
     def _watch(self, process: StageProcess, name: str) -> None:
         """Returns when the stage has succeeded. Raises Stopped, or LostRun after ending the stage."""
-        limits = load(self._home).stages
+        limits = load(self._folder).stages
         limit_seconds = limits.train_timeout_seconds if name == "train" else limits.timeout_seconds
         if name == "promote":  # has a limit of its own, after which it moves champion back
             limit_seconds += limits.promote_timeout_seconds
@@ -279,14 +284,16 @@ class Execution:
         except DBAPIError:
             self._lock.close()
         try:
-            self._lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._lock = dedicated_connection()
             if not try_lock(self._lock, self._run_id):
                 raise LostRun
+            if self._promoting:
+                promotion.take_promotion_lock(self._lock, self._model)
         except DBAPIError as exc:
             raise Unavailable("the database does not answer") from exc
 
     def release(self) -> None:
-        drop(self._lock)
+        self._lock.close()
 
     def _new_mlflow_run(self, run: Run) -> str | None:
         """None when MLflow is away: training goes on without its curve there."""
@@ -369,12 +376,11 @@ class Orchestrator:
         """Blocks until `stop`; then ends the stages under way and marks their runs interrupted."""
         wake = QueueWaker()
         next_schedule = 0.0
-        reconciled = False
         while not self._shutdown.is_set():
             try:
                 self._look()
                 if time.monotonic() >= next_schedule:
-                    reconciled = reconciled or _reconcile()
+                    _reconcile()
                     follow_edited_params()
                     schedule.tick(datetime.now(UTC))
                     next_schedule = time.monotonic() + SCHEDULE_SECONDS
@@ -398,19 +404,19 @@ class Orchestrator:
             if run_id in self._executions:
                 if cancel_requested:
                     self._executions[run_id].cancel()
-            else:
-                self._take(run_id, status, cancel_requested)
+            elif status is RunStatus.running or len(self._executions) < MOST_RUNS:
+                self._take(run_id)
 
-    def _take(self, run_id: int, status: RunStatus, cancel_requested: bool) -> None:
+    def _take(self, run_id: int) -> None:
         """Claims a queued run, ends a cancelled one, marks an orphan. Leaves what another process holds."""
-        lock = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+        lock = dedicated_connection()
         model = None
         try:
             if try_lock(lock, run_id):
                 model = self._claim(run_id)
         finally:
             if model is None:
-                drop(lock)
+                lock.close()
         if model is None:
             return
         execution = Execution(run_id, model, lock, self._shutdown)
@@ -485,15 +491,13 @@ class QueueWaker:
         return self._connection
 
 
-def _reconcile() -> bool:
-    """Once, at start; but MLflow may take longer to start. False: try again later."""
+def _reconcile() -> None:
+    """What a killed gateway or orchestrator left open in the ledger. Costs one query when there is nothing."""
     try:
         for sentence in promotion.reconcile():
             _log.warning("closed a promotion that was left open", what=sentence)
     except RegistryError as exc:
         _log.warning("open promotions not reconciled yet", reason=exc.message)
-        return False
-    return True
 
 
 def follow_edited_params() -> None:
@@ -519,13 +523,6 @@ def _end_running_stages(db: Session, run: Run, status: RunStatus, message: str) 
         STAGE_SECONDS.labels(run.model, row.name, row.status).observe(row.duration_seconds)
         bookkeeping.after_stop(row.name, db, run)
     return list(rows)
-
-
-def drop(lock: Connection) -> None:
-    """Ends the session and its locks with it, instead of handing a connection that has locks back to the pool."""
-    if not lock.closed:
-        lock.invalidate()
-        lock.close()
 
 
 def try_lock(connection: Connection, run_id: int) -> bool:

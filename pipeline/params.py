@@ -176,10 +176,8 @@ def load(home: Path) -> Params:
     path = home / "params.yaml"
     try:
         raw = yaml.safe_load(path.read_text())
-    except OSError as exc:
-        raise ConfigurationError(
-            f"cannot read {path}: {exc.strerror}; `git checkout params.yaml` in {home}"
-        ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"cannot read {path}: {exc}; `git checkout params.yaml` in {home}") from exc
     except yaml.YAMLError as exc:
         raise ConfigurationError(f"{path} is not YAML: {exc}") from exc
     return parse(raw, str(path))

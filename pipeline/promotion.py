@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
 from core import telemetry
-from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, engine, session
+from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, dedicated_connection, session
 from core.errors import Conflict, NotFound
 from core.registry import Registry
 from core.settings import settings
@@ -80,6 +80,10 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
         with session() as db:
             _known(db, model)
+        for entry in _close_left_open(registry, model):
+            if entry.action is LedgerAction.rollback and entry.outcome is LedgerOutcome.done:
+                # Killed after champion moved, and asked for again: going back once more is not what was meant.
+                return _rolled_back(model, entry.version, entry.replaced_version)
         now = aliases_of(registry, model)
         champion, previous = now.champion, now.previous
         if champion is None or previous is None:
@@ -112,7 +116,11 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
         with session() as db:
             close_entry(db, entry_id, LedgerOutcome.done)
     _log.info("rolled back", model=model, version=previous, replaced=champion, actor=actor)
-    return {"model": model, "version": previous, "replaced_version": champion, "promotion_paused": True}
+    return _rolled_back(model, previous, champion)
+
+
+def _rolled_back(model: str, version: int, replaced: int | None) -> dict[str, Any]:
+    return {"model": model, "version": version, "replaced_version": replaced, "promotion_paused": True}
 
 
 def resume_promotion(model: str, *, actor: str) -> None:
@@ -150,19 +158,28 @@ def reconcile() -> list[str]:
     Entries of a promotion that goes on just now are left alone: it holds the model's lock.
     """
     with session() as db:
-        left_open = db.scalars(select(LedgerEntry).where(LedgerEntry.outcome.is_(None))).all()
+        models = set(db.scalars(select(LedgerEntry.model).where(LedgerEntry.outcome.is_(None))))
     said = []
-    for entry in left_open:
+    for model in sorted(models):
         try:
-            with promotion_lock(entry.model), Registry(settings().mlflow_tracking_uri) as registry:
-                moved = version_of(registry, entry.model, "champion") == entry.version
-                outcome = LedgerOutcome.done if moved else LedgerOutcome.abandoned
-                with session() as db:
-                    close_entry(db, entry.id, outcome)
-                said.append(f"{entry.action} of {entry.model} to version {entry.version}: {outcome}")
+            with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
+                for entry in _close_left_open(registry, model):
+                    said.append(f"{entry.action} of {model} to version {entry.version}: {entry.outcome}")
         except PromotionUnderWay:
             continue
     return said
+
+
+def _close_left_open(registry: Registry, model: str) -> list[LedgerEntry]:
+    """With the model's promotion lock held: nobody is at work on what is open."""
+    champion = version_of(registry, model, "champion")
+    with session() as db:
+        query = select(LedgerEntry).where(LedgerEntry.model == model, LedgerEntry.outcome.is_(None))
+        entries = list(db.scalars(query.order_by(LedgerEntry.id)))
+        for entry in entries:
+            moved = entry.version == champion
+            close_entry(db, entry.id, LedgerOutcome.done if moved else LedgerOutcome.abandoned)
+    return entries
 
 
 class PromotionUnderWay(Conflict):
@@ -172,12 +189,9 @@ class PromotionUnderWay(Conflict):
 @contextmanager
 def promotion_lock(model: str) -> Iterator[None]:
     """One promotion or rollback of a model at a time, held by the database. Raises PromotionUnderWay."""
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        try:
-            take_promotion_lock(connection, model)
-            yield
-        finally:
-            connection.invalidate()  # the lock goes with it, also when the database does not answer any more
+    with dedicated_connection() as connection:
+        take_promotion_lock(connection, model)
+        yield
 
 
 def take_promotion_lock(connection: Connection, model: str) -> None:

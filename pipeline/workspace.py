@@ -22,7 +22,7 @@ from typing import Any
 from core import __version__
 from core.errors import DiskFull, EmendError
 from core.settings import settings
-from core.storage import write_json
+from core.storage import write_durably, write_json
 from pipeline.dataset import shard_version, shards
 
 PROJECT = Path(__file__).parents[1]
@@ -184,6 +184,25 @@ def record_run(home: Path, run: int, message: str) -> str:
     commit = _commit(home, message)
     _tag(home, f"run-{run}", commit)
     return commit
+
+
+@contextlib.contextmanager
+def pinned_params(home: Path, pinned: Path) -> Iterator[None]:
+    """While the block lasts the home's params.yaml is the run's, so that what is committed is what was used.
+
+    An edit made since the run began waits beside `pinned` and comes back, also after a killed attempt's repetition.
+    """
+    current = home / "params.yaml"
+    edited = pinned.with_name("params.edited.yaml")
+    if pinned.exists() and current.read_bytes() != pinned.read_bytes():
+        if not edited.exists():
+            write_durably(edited, current.read_bytes())
+        write_durably(current, pinned.read_bytes())
+    try:
+        yield
+    finally:
+        if edited.exists():
+            edited.replace(current)
 
 
 def dataset_hash(home: Path) -> str:

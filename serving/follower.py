@@ -93,6 +93,7 @@ class Follower:
             return
         self._note_registry(up=True)
         for name, number in champions.items():
+            self._versions.forget_rejections(name, but=number)
             if self._done.get(name) != number and self._due(name, number):
                 self._follow(name, number)
 

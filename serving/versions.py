@@ -229,6 +229,13 @@ class Versions:
             self._models.setdefault(name, _Model()).waiting = (version, reason)
         log.warning("version_waiting", model=name, version=version, reason=reason)
 
+    def forget_rejections(self, name: str, but: int) -> None:
+        """Of versions the alias does not point at any more: pointed at again, they are tried again."""
+        with self._writing:
+            model = self._models.get(name)
+            if model is not None:
+                model.rejected = {version: why for version, why in model.rejected.items() if version == but}
+
     def settled(self, name: str) -> None:
         """The registry points at what answers already: nothing is waited for."""
         with self._writing:

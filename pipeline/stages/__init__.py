@@ -81,14 +81,14 @@ class StageRun:
     def folder(self) -> Path:
         """The run's working folder."""
         if self.run is None:
-            raise StageError(
-                "this stage needs --run: it works on what a run has gathered"
-            )
+            raise StageError("this stage needs --run: it works on what a run has gathered")
         return self.home / "runs" / str(self.run)
 
     @cached_property
     def params(self) -> Params:
-        return load(self.home)
+        """As they were when the run began; the home's own when DVC reproduces the stage."""
+        pinned = self.run is not None and (self.folder / "params.yaml").exists()
+        return load(self.folder if pinned else self.home)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -105,9 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except OSError as exc:
-        raise StageError(
-            f"cannot read {path}: {exc.strerror}; run the stages before this one first"
-        ) from exc
+        raise StageError(f"cannot read {path}: {exc.strerror}; run the stages before this one first") from exc
     except ValueError as exc:
         raise StageError(f"{path} is not JSON: {exc}") from exc
     assert isinstance(value, dict)
@@ -120,15 +118,9 @@ def main(
     warm_up: Callable[[], None] | None = None,
 ) -> None:
     """The thin main of a stage. warm_up: slow imports worth doing before the stage's turn has come."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline.stages.{name}", description=work.__doc__
-    )
-    parser.add_argument(
-        "--home", type=Path, required=True, help="the model's home, e.g. data/doodles"
-    )
-    parser.add_argument(
-        "--run", type=int, help="the run this belongs to; its folder is HOME/runs/RUN"
-    )
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages.{name}", description=work.__doc__)
+    parser.add_argument("--home", type=Path, required=True, help="the model's home, e.g. data/doodles")
+    parser.add_argument("--run", type=int, help="the run this belongs to; its folder is HOME/runs/RUN")
     arguments = parser.parse_args()
     stage = StageRun(arguments.home.resolve(), arguments.run)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

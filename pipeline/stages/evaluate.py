@@ -93,7 +93,8 @@ def evaluate(stage: StageRun) -> Result:
     result = work(stage)
     if stage.run is not None:  # DVC reproduces without committing
         sentence = result.data["verdict"]["sentence"]
-        commit = workspace.record_run(stage.home, stage.run, f"run {stage.run}: {sentence}")
+        with workspace.pinned_params(stage.home, stage.folder / "params.yaml"):
+            commit = workspace.record_run(stage.home, stage.run, f"run {stage.run}: {sentence}")
         print(f"committed as {commit[:10]}, tag run-{stage.run}")
     return result
 

@@ -154,6 +154,7 @@ def _take_people(rows: Sequence[Row], current: Row | None, decisions: Decisions)
             elif own.category_id == current.category_id:
                 decisions.duplicate(own)
             else:
+                decisions.supersede(current, "the same person gave a later label")
                 decisions.keep(own)
                 current = own
         for row in said.values():

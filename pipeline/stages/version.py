@@ -36,7 +36,8 @@ def version(stage: StageRun) -> Result:
         message = f"dataset {after}: {new_images} new images (run {stage.run})"
     else:
         message = f"still dataset {after} (run {stage.run})"
-    commit = workspace.record_dataset(stage.home, after, message, new=after > before)
+    with workspace.pinned_params(stage.home, stage.folder / "params.yaml"):
+        commit = workspace.record_dataset(stage.home, after, message, new=after > before)
     print(f"{message.partition(' (')[0]}, commit {commit[:10]}")
     return Result(
         figures={"dataset_version": after, "recording_seconds": round(time.perf_counter() - started, 3)},

@@ -122,3 +122,25 @@ def test_a_clone_has_the_files_of_its_tag(home: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "dataset.dvc").read_text() == (home / "dataset.dvc").read_text()
     with pytest.raises(WorkspaceError, match="has no tag run-9"):
         workspace.clone_at(home, "run-9", tmp_path / "other")
+
+
+def test_an_edit_of_the_parameters_during_a_run_is_the_next_runs(home: Path, tmp_path: Path) -> None:
+    pinned = tmp_path / "run" / "params.yaml"
+    pinned.parent.mkdir()
+    pinned.write_text("run: 1\n")
+    (home / "params.yaml").write_text("edited: 1\n")
+    with workspace.pinned_params(home, pinned):
+        assert (home / "params.yaml").read_text() == "run: 1\n"
+    assert (home / "params.yaml").read_text() == "edited: 1\n"
+
+
+def test_an_edit_comes_back_after_an_attempt_that_was_killed(home: Path, tmp_path: Path) -> None:
+    pinned = tmp_path / "run" / "params.yaml"
+    pinned.parent.mkdir()
+    pinned.write_text("run: 1\n")
+    # As a killed attempt leaves it: the run's own in place, the edit aside.
+    (home / "params.yaml").write_text("run: 1\n")
+    (pinned.parent / "params.edited.yaml").write_text("edited: 1\n")
+    with workspace.pinned_params(home, pinned):
+        assert (home / "params.yaml").read_text() == "run: 1\n"
+    assert (home / "params.yaml").read_text() == "edited: 1\n"
