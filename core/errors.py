@@ -51,6 +51,13 @@ class TooLarge(InvalidInput):
     code = "too_large"
 
 
+class Forbidden(EmendError):
+    """Another site's page may not ask for this, or the request came under a name that is not this machine's."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(EmendError):
     status = 404
     code = "not_found"

@@ -15,7 +15,9 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -28,10 +30,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from core import __version__, docs_page, telemetry
-from core.errors import EmendError, InvalidInput, NotFound, TooLarge, Unavailable
+from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
 from core.settings import settings
 
 MOST_BODY_BYTES_AT_ONCE = 200_000_000  # of all requests under way together
+MOST_NAME_CHARACTERS = 60  # of a client's own field names, in an error
+UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = telemetry.get_logger("web")
@@ -98,7 +102,7 @@ def serve(app: FastAPI, port: int, service: str) -> None:
 
 
 class Observed:
-    """ASGI middleware: request id, body limit, one log line and two metrics a request."""
+    """ASGI middleware: request id, other sites' pages, body limit, one log line and two metrics a request."""
 
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
@@ -132,7 +136,9 @@ class Observed:
 
         try:
             declared = headers.get(b"content-length", b"")
-            if declared.isdigit() and int(declared) > body.limit_bytes:
+            if (refused := _other_sites(scope["method"], headers)) is not None:
+                await _answer(refused)(scope, receive, observed_send)
+            elif declared.isdigit() and int(declared) > body.limit_bytes:
                 await _answer(body.too_large())(scope, receive, observed_send)
             else:
                 await self.app(scope, body.receive, observed_send)
@@ -183,6 +189,47 @@ class _Body:
         )
 
 
+def _other_sites(method: str, headers: dict[bytes, bytes]) -> Forbidden | None:
+    """There is no sign-in, so whether a browser asks for another site's page is told by the headers it adds.
+
+    Such a page may not change anything, nor may it ask for anything under a name of its own that it points at
+    this machine (DNS rebinding). Programs send no Origin and go on.
+    """
+    named = headers.get(b"host", b"").decode("latin-1")
+    host = _host_of(f"//{named}")
+    if named and _is_loopback(settings().host) and not _is_loopback(host):
+        return Forbidden(
+            f"{named[:MOST_NAME_CHARACTERS]!r} is not a name of this machine: ask for 127.0.0.1 or localhost, "
+            "or set EMEND_HOST to be reached by other names"
+        )
+    if method not in UNSAFE_METHODS:
+        return None
+    given = headers.get(b"origin")
+    origin = _host_of((given or b"").decode("latin-1"))
+    if _is_loopback(origin) and _is_loopback(host):
+        return None  # the drawing page, from its own port; to a browser localhost and 127.0.0.1 are two sites
+    if headers.get(b"sec-fetch-site") == b"cross-site" or (given is not None and (origin or "null") != host):
+        return Forbidden("a page of another site may not change anything here; open Emend's own pages")
+    return None
+
+
+def _host_of(url: str) -> str:
+    """Without the port, in lower case; empty for what is no address, as the Origin `null` is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:  # a bracket that does not close
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: no name server is asked
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _known_method(method: str) -> str:
     return method if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
 
@@ -204,7 +251,12 @@ async def _emend_error(_request: Request, exc: Exception) -> JSONResponse:
 async def _validation_error(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
-    where = [str(p) for p in first["loc"] if p not in ("body", "query", "path", "header")]
+    # Clipped: an unknown field's name is the client's own.
+    where = [
+        str(part)[:MOST_NAME_CHARACTERS]
+        for part in first["loc"]
+        if part not in ("body", "query", "path", "header")
+    ]
     if first["type"] == "json_invalid":
         return _answer(InvalidInput("request body is not valid JSON; see /docs for an example"))
     field = ".".join(where) or None

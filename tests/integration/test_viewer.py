@@ -305,7 +305,7 @@ def test_a_reader_too_slow_is_disconnected_and_can_come_back(address: str, run_i
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((url.host, url.port))
-        slow.sendall(b"GET /events HTTP/1.1\r\nHost: viewer\r\n\r\n")
+        slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         subscribed(address)
         for _ in range(4):  # 16 MB: more than the sockets' buffers and the reader's queue hold
             with engine().begin() as db:
