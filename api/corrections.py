@@ -17,7 +17,7 @@ from api.predictions import png
 from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, Text, errors
 from core import receipts
 from core.database import Correction, CorrectionStatus, Prediction, session
-from core.errors import NotFound
+from core.errors import InvalidInput, NotFound
 from core.images import from_bytes
 from core.labels import key_of, normalise
 from core.settings import settings
@@ -58,6 +58,7 @@ async def save_image(
     `Idempotency-Key`, or without one while the same actor's same image and label still wait, it gives the first
     answer again with the header `Idempotent-Replay: true`.
     """
+    _check_prediction_id(body.prediction_id)
     label = normalise(body.label)
     model = await the.model(body.model)
     known_actor = the.actors.known(request)
@@ -140,6 +141,15 @@ def correction_image(correction_id: UUID) -> Response:
             f"the image of correction {correction_id} is not on this machine; see its dataset version"
         )
     return png(data)
+
+
+def _check_prediction_id(given: UUID | None) -> None:
+    """One of another kind may be a stranger's own and stays unlinked; a UUIDv7 without a moment was made up."""
+    if given is not None and given.version == 7 and not history.is_id(given):
+        raise InvalidInput(
+            "prediction_id is a UUIDv7 past the year 9999; send the one of the answer, or none",
+            field="prediction_id",
+        )
 
 
 def _answer(correction: Correction) -> dict[str, Any]:

@@ -150,21 +150,33 @@ def new_id() -> UUID:
 def time_of(prediction_id: UUID) -> datetime:
     """The moment in a UUIDv7, to the millisecond; it is also the row's `created_at`, so an id names its partition.
 
-    Raises ValueError for an id of another kind.
+    Raises ValueError for an id of another kind, and for one whose moment no clock has: 48 bits reach past year 9999.
     """
     if prediction_id.version != 7:
         raise ValueError("not a UUIDv7")
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=prediction_id.int >> 80)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=prediction_id.int >> 80)
+    except OverflowError as exc:
+        raise ValueError("a UUIDv7 of a moment past the year 9999") from exc
+
+
+def is_id(given: UUID) -> bool:
+    """Could it be a prediction's id?"""
+    try:
+        time_of(given)
+    except ValueError:
+        return False
+    return True
 
 
 def find(prediction_id: UUID, *columns: ColumnElement[Any] | Any) -> Any:
     """The columns of a written prediction as a row, or None. Looks into one partition only."""
-    try:
-        created_at = time_of(prediction_id)
-    except ValueError:
+    if not is_id(prediction_id):
         return None
+    query = select(*columns).where(
+        Prediction.id == prediction_id, Prediction.created_at == time_of(prediction_id)
+    )
     with session() as db:
-        query = select(*columns).where(Prediction.id == prediction_id, Prediction.created_at == created_at)
         return db.execute(query).one_or_none()
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.errors import TooMany
-from api.history import new_id, time_of
+from api.history import is_id, new_id, time_of
 from core import categories
 from core.database import Category, Correction, CorrectionStatus, Prediction, session
 from core.errors import EmendError, IdempotencyMismatch
@@ -178,7 +178,7 @@ def _row(statement: Statement, category: Category) -> Correction:
 
 
 def _predicted(db: Session, statement: Statement) -> str | None:
-    if statement.prediction_id is None or statement.prediction_id.version != 7:
+    if statement.prediction_id is None or not is_id(statement.prediction_id):
         return None
     return db.scalar(
         select(Prediction.label).where(

@@ -97,7 +97,7 @@ def predictions(
     ] = None,
 ) -> dict[str, Any]:
     """Recorded predictions appear within a quarter of a second, and stay for 30 days unless told otherwise."""
-    if before is not None and before.version != 7:
+    if before is not None and not history.is_id(before):
         raise InvalidInput(
             "before is no prediction's id; take `next_before` of the last page", field="before"
         )

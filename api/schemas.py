@@ -87,7 +87,7 @@ class SaveImageRequest(_Request):
     model: ModelName | None = None
     source: Literal["correction", "sample"] = Field(
         "correction",
-        description="`sample` for an example drawing that ships with the page: never an exam question.",
+        description="`sample` for an example drawing that ships with the page: it never enters the holdout.",
     )
 
 

@@ -193,6 +193,7 @@ BAD_BODIES: dict[str, tuple[Any, int]] = {
     "a misspelt field": ({"image": fine(), "modle": "doodles"}, 400),
     "draft as a list": ({"image": fine(), "draft": []}, 400),
 }
+PAST_THE_CALENDAR = "ffffffff-ffff-7fff-bfff-ffffffffffff"  # a UUIDv7 of the year 10889
 BAD_LABELS = {
     "10,000 characters": "x" * 10_000,
     "65 characters": "x" * 65,
@@ -214,6 +215,11 @@ BAD_CORRECTIONS: dict[str, tuple[Any, int]] = {
     "no image": ({"label": "cat"}, 400),
     "an unknown model": ({"image": fine(), "label": "cat", "model": "poems"}, 404),
     "a malformed prediction id": ({"image": fine(), "label": "cat", "prediction_id": "12"}, 400),
+    "a prediction id past the year 9999": (
+        {"image": fine(), "label": "cat", "prediction_id": PAST_THE_CALENDAR},
+        400,
+    ),
+    "a key that goes on and on": ({"image": fine(), "label": "cat", "k" * 200_000: 1}, 400),
     "a source of its own making": ({"image": fine(), "label": "cat", "source": "generated"}, 400),
     "an unknown field": ({"image": fine(), "label": "cat", "actor": "me"}, 400),
 }
@@ -313,6 +319,8 @@ def test_bad_ids_keys_and_queries_are_refused(client: httpx.Client) -> None:
         "/predictions?limit=0": 400,
         "/predictions?before=12": 400,
         f"/predictions?before={unknown}": 400,
+        f"/predictions?before={PAST_THE_CALENDAR}": 400,
+        f"/predictions/{PAST_THE_CALENDAR}/image": 404,
         "/predictions?version=x": 400,
         "/predictions?version=99999999999": 400,
         "/predictions?label=%00": 400,
@@ -455,7 +463,10 @@ def test_many_large_bodies_at_once_are_bounded(
     emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "MOST_BODY_BYTES_AT_ONCE", 1_000_000)
-    head = b"POST /invocations/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    head = (
+        b"POST /invocations/ HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    )
     with gateway_in_process("http://127.0.0.1:9", monkeypatch) as client:
         address = (client.base_url.host, client.base_url.port or 0)
         with socket.create_connection(address) as slow:

@@ -41,6 +41,8 @@ def test_the_time_in_an_id_is_its_moment() -> None:
     assert abs(time_of(new_id()) - datetime.now(UTC)) < timedelta(seconds=5)
     with pytest.raises(ValueError, match="UUIDv7"):
         time_of(uuid4())
+    with pytest.raises(ValueError, match="9999"):
+        time_of(UUID("ffffffff-ffff-7fff-bfff-ffffffffffff"))
 
 
 def test_the_oldest_go_when_the_buffer_is_full() -> None:
