@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -53,7 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher=Batcher(model_server.probabilities),
         history=History(),
         actors=Actors(here.data_dir),
-        decoding=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
+        decoding=anyio.CapacityLimiter(2),  # each may take 300 MB (core/images.py)
     )
     app.state.gateway = state
     state.catalogue.start()

@@ -27,7 +27,9 @@ from core.errors import InvalidImage
 Pixels = NDArray[np.uint8]  # (H, W) for mode L, (H, W, 3) for mode RGB
 Split = Literal["train", "validation", "holdout"]
 
-MAX_PIXELS = 40_000_000  # 40 megapixels: a phone's photo passes, a decompression bomb does not
+# A phone's photo passes, a decompression bomb does not: decoding takes up to 300 MB at any of these. JPEG is shrunk
+# while it is decoded, PNG takes 4 bytes a pixel, libwebp and Pillow together 20.
+MAX_MEGAPIXELS = {"JPEG": 40, "PNG": 25, "WEBP": 13}
 MAX_ORIGINAL_SIDE = 1024
 FORMATS = tuple(
     # Named by their plugins: importing these three spares the first image Pillow's search through all of them.
@@ -90,20 +92,19 @@ def open_image(data: bytes, spec: InputSpec | None = None) -> Image.Image:
         if image.format == "JPEG":  # decodes at a fraction of the cost when it will be shrunk anyway
             image.draft("RGB" if image.mode == "RGB" else None, (MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE))
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        plain = ImageOps.exif_transpose(_flatten(image))
     except UnidentifiedImageError as exc:
         raise InvalidImage(_not_an_image(data, spec)) from exc
     # Pillow itself warns from 89 megapixels and raises from 179, both before it decodes.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InvalidImage(
-            f"image has more than {MAX_PIXELS // 10**6} megapixels; send a smaller one"
+            f"image has more than {max(MAX_MEGAPIXELS.values())} megapixels; send a smaller one"
         ) from exc
     except InvalidImage:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others on damaged files.
     except Exception as exc:
         raise InvalidImage("image file is damaged or cut off; send the whole file") from exc
-    plain = _flatten(upright)
     plain.thumbnail((MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE), Image.Resampling.LANCZOS)
     plain.info = {}
     return plain
@@ -162,18 +163,39 @@ def _not_an_image(data: bytes, spec: InputSpec | None) -> str:
 
 
 def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    limit = MAX_MEGAPIXELS[str(image.format)]
+    if image.width * image.height > limit * 10**6:
         raise InvalidImage(
-            f"image is {image.width}x{image.height}, more than {MAX_PIXELS // 10**6} megapixels; send a smaller one"
+            f"{image.format} image is {image.width}x{image.height}, more than {limit} megapixels; send a smaller one"
         )
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """L or RGB; transparency becomes white paper."""
-    if image.mode.startswith(("I", "F")):  # 16 bits and more a pixel
-        array = np.asarray(image, dtype=np.float64)
-        scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or array.max(initial=0) > 255 else 1.0
-        return Image.fromarray((array * scale).clip(0, 255).astype(np.uint8))
+    """L or RGB, shrunk by a whole number to at least twice MAX_ORIGINAL_SIDE; transparency becomes white paper.
+
+    In tiles: conversions of the whole would hold it several times over.
+    """
+    factor = max(1, max(image.size) // (2 * MAX_ORIGINAL_SIDE))
+    side = factor * max(1, MAX_ORIGINAL_SIDE // factor)
+    tiles = (
+        (x, y, min(x + side, image.width), min(y + side, image.height))
+        for y in range(0, image.height, side)
+        for x in range(0, image.width, side)
+    )
+    flat: Image.Image | None = None
+    for box in tiles:
+        tile = _flatten_tile(image.crop(box)).reduce(factor)
+        if flat is None:
+            flat = Image.new(tile.mode, (-(-image.width // factor), -(-image.height // factor)))
+            flat.info = dict(image.info)  # the orientation is in there
+        flat.paste(tile, (box[0] // factor, box[1] // factor))
+    assert flat is not None  # no format has images without pixels
+    return flat
+
+
+def _flatten_tile(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, (255, 255, 255))

@@ -1,8 +1,11 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,14 @@ from core.images import (
     split_of,
 )
 
+OPEN_AND_TELL_MEMORY = """
+import re, sys
+from pathlib import Path
+from core.images import open_image
+image = open_image(Path(sys.argv[1]).read_bytes())
+# Not getrusage: what it says begins with the peak of the process that started this one.
+print(*image.size, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
 DOODLE = InputSpec("L", 28, 28, drawing=True)
 PHOTO = InputSpec("RGB", 32, 32)
 
@@ -38,6 +49,12 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def upside_down() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    return exif
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -146,6 +163,7 @@ def test_png_of_our_own_comes_back_the_same() -> None:
         (encoded(Image.fromarray(noise(64, 64, 3)), "WEBP")[:-700], "cut off"),
         (png_of_size(200, 200), "cut off"),
         (png_of_size(7_000, 7_000), "megapixels"),
+        (png_of_size(5_001, 5_000), "more than 25 megapixels"),
         (png_of_size(11_000, 11_000), "megapixels"),
         (png_of_size(60_000, 60_000), "megapixels"),
     ],
@@ -183,6 +201,44 @@ def test_damaged_files_are_refused_or_read(junk: bytes, form: str, at: int) -> N
     except InvalidImage:
         return
     assert decoded.pixels.shape == (32, 32, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize(
+    ("form", "mode", "size"),
+    [
+        ("PNG", "I;16", (5_000, 5_000)),
+        ("PNG", "RGBA", (5_000, 5_000)),
+        ("PNG", "P", (5_000, 5_000)),
+        ("PNG", "RGBA", (1_000_000, 25)),
+        ("WEBP", "RGBA", (3_600, 3_600)),
+        ("JPEG", "RGB", (6_300, 6_300)),
+        ("JPEG", "RGB", (60_000, 660)),
+    ],
+)
+def test_a_small_file_of_many_pixels_takes_little_memory(
+    form: str, mode: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    options = {"exif": upside_down()} | ({"transparency": 0} if mode == "P" else {})
+    (tmp_path / "file").write_bytes(encoded(Image.new(mode, size), form, **options))
+    command = [sys.executable, "-c", OPEN_AND_TELL_MEMORY, str(tmp_path / "file")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    width, height, megabytes = (int(word) for word in told.split())
+    assert max(width, height) == MAX_ORIGINAL_SIDE
+    assert megabytes < 330
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "P", "1"])
+def test_a_large_image_is_shrunk_the_same_in_tiles_as_at_once(mode: str) -> None:
+    coarse = Image.fromarray(noise(30, 43))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(coarse.resize((4_300, 3_002))).astype(np.uint16) * 257)
+    else:
+        picture = coarse.resize((4_300, 3_002)).convert(mode)
+    expected = picture if mode != "I;16" else coarse.resize((4_300, 3_002))
+    expected = expected.convert("L" if mode in ("LA", "I;16", "1") else "RGB")
+    expected.thumbnail((MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(open_image(encoded(picture))), np.asarray(expected))
 
 
 # --- names and splits
