@@ -30,8 +30,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Sorted keys and no timestamps of its own: the same value gives the same bytes."""
-    write_atomically(
+    """Durable. Sorted keys and no timestamps of its own: the same value gives the same bytes."""
+    write_durably(
         path,
         (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
     )
