@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from api import metrics
 from api.upstream import Answers
+from core import telemetry
 from core.errors import Unavailable
 
 MOST_IMAGES = 64
@@ -36,7 +37,11 @@ class Answer:
     version: int | None
 
 
-_Waiting = tuple[NDArray[np.uint8], asyncio.Future[Answer]]
+@dataclass(frozen=True)
+class _Waiting:
+    pixels: NDArray[np.uint8]
+    future: asyncio.Future[Answer]
+    request_id: str | None
 
 
 @dataclass
@@ -61,7 +66,7 @@ class Batcher:
         if len(lane.waiting) >= MOST_WAITING:
             raise Unavailable(f"{MOST_WAITING} images wait for '{model}' already; try again in a moment")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        lane.waiting.append((pixels, future))
+        lane.waiting.append(_Waiting(pixels, future, telemetry.request_id()))
         if not lane.busy:
             lane.busy = True
             lane.task = asyncio.create_task(self._drain(model, lane))
@@ -75,11 +80,13 @@ class Batcher:
             lane.busy = False
 
     async def _send(self, model: str, batch: list[_Waiting]) -> None:
-        images, futures = zip(*batch, strict=True)
+        # In this task only; unbound, every call would carry the id of whoever found the lane idle.
+        telemetry.bind(request_id=batch[0].request_id)
+        futures = [each.future for each in batch]
         metrics.BATCH_IMAGES.labels(model).observe(len(batch))
         started = time.perf_counter()
         try:
-            answers = await self._score(model, np.stack(images))
+            answers = await self._score(model, np.stack([each.pixels for each in batch]))
         except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
             for future in futures:
                 if not future.done():
@@ -98,10 +105,10 @@ def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:
     while (
         waiting
         and len(batch) < MOST_IMAGES
-        and (not batch or size_bytes + waiting[0][0].nbytes <= MOST_BYTES)
+        and (not batch or size_bytes + waiting[0].pixels.nbytes <= MOST_BYTES)
     ):
-        pixels, future = waiting.popleft()
-        if not future.done():
-            batch.append((pixels, future))
-            size_bytes += pixels.nbytes
+        each = waiting.popleft()
+        if not each.future.done():
+            batch.append(each)
+            size_bytes += each.pixels.nbytes
     return batch

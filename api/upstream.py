@@ -104,6 +104,9 @@ class ModelServer:
         return Answers(_parsed(response, len(pixels)), _version(response))
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        request_id = telemetry.request_id()
+        if request_id is not None:
+            kwargs["headers"] = {**kwargs.get("headers", {}), "X-Request-Id": request_id}
         try:
             return await self._http.request(method, path, **kwargs)
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:

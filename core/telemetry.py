@@ -34,6 +34,12 @@ bind = structlog.contextvars.bind_contextvars
 unbind = structlog.contextvars.unbind_contextvars
 
 
+def request_id() -> str | None:
+    """Of the request that the task at hand works for."""
+    bound: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return bound
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger

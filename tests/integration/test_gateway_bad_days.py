@@ -347,6 +347,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
     def _reply(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.request_ids.append((self.path, self.headers["X-Request-Id"]))  # type: ignore[attr-defined]
         status, body = self.server.replies.get(self.path, (404, b"{}"))  # type: ignore[attr-defined]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -362,9 +363,14 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def upstream(replies: dict[str, tuple[int, bytes]], port: int = 0) -> Iterator[str]:
+def upstream(
+    replies: dict[str, tuple[int, bytes]],
+    port: int = 0,
+    request_ids: list[tuple[str, str | None]] | None = None,
+) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Upstream)
     server.replies = replies  # type: ignore[attr-defined]
+    server.request_ids = [] if request_ids is None else request_ids  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -398,6 +404,23 @@ NONSENSE = (
     b"[]",
     b"<html>",
 )
+
+
+def test_the_model_server_is_told_the_request_id(
+    emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+    reply = (200, b'{"predictions": {"probabilities": [[0.2, 0.5, 0.3]]}}')
+    with (
+        upstream({"/invocations": reply}, request_ids=seen) as url,
+        gateway_in_process(url, monkeypatch) as client,
+    ):
+        for given in ("mine-1", "mine-2"):
+            response = client.post(
+                "/invocations/", json={"image": fine(), "draft": True}, headers={"X-Request-Id": given}
+            )
+            assert response.status_code == 200
+    assert [told for path, told in seen if path == "/invocations"] == ["mine-1", "mine-2"]
 
 
 def test_nonsense_of_the_model_server_is_never_passed_on(

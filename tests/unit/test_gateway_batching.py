@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from api.batching import MOST_BYTES, MOST_IMAGES, MOST_WAITING, Batcher
 from api.errors import BadAnswer
 from api.upstream import Answers
+from core import telemetry
 from core.errors import Unavailable
 
 
@@ -20,12 +21,14 @@ class Server:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.request_ids: list[str | None] = []
         self.open = asyncio.Event()
         self.open.set()
         self.failure: Exception | None = None
 
     async def score(self, _model: str, pixels: NDArray[np.uint8]) -> Answers:
         self.calls.append(len(pixels))
+        self.request_ids.append(telemetry.request_id())
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
@@ -69,6 +72,27 @@ def test_what_comes_while_the_server_is_busy_goes_together_and_everybody_gets_th
         answers = await asyncio.gather(first, *others)
         assert [int(a.probabilities[0]) for a in answers] == list(range(100))
         assert server.calls == [1, MOST_IMAGES, 99 - MOST_IMAGES]
+
+    played(scene)
+
+
+def test_a_call_carries_the_request_id_of_its_first_image() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        async def asked(number: int, request_id: str | None) -> None:
+            if request_id is not None:
+                telemetry.bind(request_id=request_id)
+            await batcher.answer("doodles", image(number))
+            assert telemetry.request_id() == request_id
+
+        server.open.clear()
+        asking = [asyncio.create_task(asked(0, "first"))]
+        await until(lambda: server.calls == [1])
+        asking += [asyncio.create_task(asked(i, name)) for i, name in enumerate(("second", "third"))]
+        await asyncio.sleep(0)
+        server.open.set()
+        await asyncio.gather(*asking)
+        await asyncio.create_task(asked(5, None))
+        assert server.request_ids == ["first", "second", None]
 
     played(scene)
 
