@@ -10,22 +10,18 @@ database. While the database is away a stage goes on; its transition waits.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg2
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
-from sqlalchemy import Connection, select, text
+from prometheus_client import Gauge, start_http_server
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from core import telemetry
 from core.database import (
@@ -34,331 +30,25 @@ from core.database import (
     Model,
     Run,
     RunStatus,
-    Stage,
-    StageStatus,
     dedicated_connection,
     engine,
     session,
 )
-from core.errors import ConfigurationError, EmendError, Unavailable
-from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
+from core.errors import ConfigurationError, Unavailable
+from core.registry import RegistryError
 from core.settings import settings
-from core.storage import write_json
-from pipeline import bookkeeping, promotion, schedule, workspace
+from pipeline import promotion, schedule, workspace
+from pipeline.execution import Execution, LostRun, end_running_stages, try_lock
 from pipeline.params import load
-from pipeline.processes import StageProcess, WarmStages
 from pipeline.runs import record
-from pipeline.stages import STAGES, read_json
 
-RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
 MOST_RUNS = max(2, (os.cpu_count() or 2) // 2)  # at once; the others wait in the queue
 LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
 SCHEDULE_SECONDS = 10.0
-REGISTRY_SECONDS = 30.0  # a run waits this long for MLflow: the supervisor has started it again by then
 
-RUNS = Counter("emend_runs_total", "Runs that ended, by how.", ["model", "status"])
-STAGE_SECONDS = Histogram(
-    "emend_stage_duration_seconds",
-    "Time a stage took.",
-    ["model", "stage", "status"],
-    buckets=(0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400),
-)
-RUN_SECONDS = Histogram(
-    "emend_run_duration_seconds",
-    "Time from a run's start to its end.",
-    ["model", "status"],
-    buckets=(5, 10, 30, 60, 120, 300, 900, 3600, 14400),
-)
 ACTIVE = Gauge("emend_runs_active", "Runs this orchestrator works on.")
 
 _log = telemetry.get_logger("orchestrator")
-_T = TypeVar("_T")
-
-
-class Stopped(Exception):
-    """The run ends here. status: what it and its stage become."""
-
-    def __init__(self, status: RunStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-class LostRun(Exception):
-    """Another process holds the run now, or took it for an orphan: hands off."""
-
-
-class Execution:
-    """One run, from claim to end. `stop` may be called from any thread."""
-
-    def __init__(self, run_id: int, model: str, lock: Connection, shutdown: threading.Event) -> None:
-        self._run_id = run_id
-        self._model = model
-        self._lock = lock
-        self._shutdown = shutdown
-        self._cancelled = threading.Event()
-        self._promoting = False
-        self._home = (settings().data_dir / self._model).resolve()
-        self._folder = self._home / "runs" / str(run_id)
-        self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
-        self._results: dict[str, Any] = {}
-        self._curve = Curve(self._folder / "metrics.jsonl")
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def work(self) -> None:
-        """Runs every stage that has not succeeded yet, and records how the run ended."""
-        started = time.monotonic()
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            status, message = self._stages()
-        except Stopped as stop:
-            status, message = stop.status, stop.message
-        except LostRun:
-            _log.warning("run was taken over; leaving it", run=self._run_id)
-            return
-        except Unavailable:
-            raise  # shut down while the database is away: nothing can be recorded
-        except EmendError as exc:
-            status, message = RunStatus.failed, exc.message
-        except Exception as exc:  # noqa: BLE001 - the thread's edge: a run must not stay `running` whatever happened
-            _log.exception("run failed unexpectedly", run=self._run_id)
-            status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
-        self._transaction(lambda db, run: self._end(db, run, status, message))
-        self._finish_mlflow(status)
-        RUNS.labels(self._model, status).inc()
-        RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
-        _log.info("run ended", run=self._run_id, model=self._model, status=status, message=message)
-
-    def _stages(self) -> tuple[RunStatus, str]:
-        done = self._transaction(self._succeeded_stages)
-        for stage in done:
-            self._results[stage] = read_json(self._folder / f"{stage}.json")["data"]
-        todo = [stage for stage in STAGES if stage not in done]
-        with WarmStages(self._home, self._run_id, self._logs, todo) as warm:
-            for stage in todo:
-                self._stage(stage, warm)
-        run = self._transaction(lambda _, run: run)
-        return bookkeeping.final_status(run, self._results)
-
-    def _stage(self, name: str, warm: WarmStages) -> None:
-        manifest = self._transaction(lambda db, run: self._begin(db, run, name))
-        process = warm.take(name)
-        started, started_at = time.monotonic(), time.time()
-        try:
-            process.go(self._attempt)
-            self._watch(process, name)
-            result = read_json(self._folder / f"{name}.json")
-        finally:
-            if process.end() < 0:  # before its end is recorded: a resume must find nobody at work
-                workspace.remove_leftover_locks(self._home, started_at)
-        self._results[name] = result["data"]
-        halted: str | None = result["halted"]
-
-        def succeeded(db: Session, run: Run) -> None:
-            row = db.get_one(Stage, (run.id, name))
-            row.status = StageStatus.halted if halted else StageStatus.succeeded
-            row.finished_at = datetime.now(UTC)
-            row.duration_seconds = round(time.monotonic() - started, 3)
-            row.figures = result["figures"]
-            row.message = halted
-            bookkeeping.after(name, db, run, manifest, self._results)
-            record(
-                db, run, name, row.status, halted, {**row.figures, "duration_seconds": row.duration_seconds}
-            )
-
-        self._transaction(succeeded)
-        STAGE_SECONDS.labels(self._model, name, "halted" if halted else "succeeded").observe(
-            time.monotonic() - started
-        )
-        if halted:
-            raise Stopped(RunStatus.halted, halted)
-
-    def _begin(self, db: Session, run: Run, name: str) -> dict[str, Any]:
-        """The stage's row, its transition, and the manifest with what this stage must know."""
-        row = db.get(Stage, (run.id, name))
-        if row is None:
-            row = Stage(run_id=run.id, name=name, position=STAGES.index(name), attempt=0)
-            db.add(row)
-        row.status, row.started_at = StageStatus.running, datetime.now(UTC)
-        row.attempt += 1
-        row.finished_at = row.duration_seconds = row.message = None
-        self._attempt = row.attempt
-        if name == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
-            promotion.take_promotion_lock(self._lock, run.model)
-            self._promoting = True
-        path = self._folder / "manifest.json"
-        known: dict[str, Any] = read_json(path) if path.exists() else {}
-        manifest = known | bookkeeping.before(name, db, run, known)
-        if name == "train":
-            manifest["mlflow_run_id"] = run.mlflow_run_id = run.mlflow_run_id or self._new_mlflow_run(run)
-        write_json(path, manifest)
-        (self._folder / f"{name}.json").unlink(missing_ok=True)
-        record(db, run, name, StageStatus.running, f"attempt {row.attempt}" if row.attempt > 1 else None)
-        return manifest
-
-    def _watch(self, process: StageProcess, name: str) -> None:
-        """Returns when the stage has succeeded. Raises Stopped, or LostRun after ending the stage."""
-        limits = load(self._folder).stages
-        limit_seconds = limits.train_timeout_seconds if name == "train" else limits.timeout_seconds
-        if name == "promote":  # has a limit of its own, after which it moves champion back
-            limit_seconds += limits.promote_timeout_seconds
-        deadline = time.monotonic() + limit_seconds
-        while (code := process.wait(0.1)) is None:
-            self._check_stop(f"in stage {name}")
-            if time.monotonic() > deadline:
-                raise Stopped(
-                    RunStatus.failed, f"stage {name} took longer than {limit_seconds} s; log: {process.log}"
-                )
-            if name == "train":
-                self._forward_curve()
-        if name == "train":
-            self._forward_curve()
-        if code != 0:
-            how = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
-            why = process.last_error()
-            raise Stopped(
-                RunStatus.failed,
-                f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
-            )
-
-    def _end(self, db: Session, run: Run, status: RunStatus, message: str) -> None:
-        _end_running_stages(db, run, status, message)
-        run.status, run.message, run.finished_at = status, message, datetime.now(UTC)
-        record(db, run, None, status, message)
-
-    def _succeeded_stages(self, db: Session, run: Run) -> list[str]:
-        done = set(
-            db.scalars(
-                select(Stage.name).where(Stage.run_id == run.id, Stage.status == StageStatus.succeeded)
-            )
-        )
-        return [stage for stage in STAGES if stage in done]
-
-    def _transaction(self, work: Callable[[Session, Run], _T]) -> _T:
-        """Waits while the database is away; for the registry, or somebody's rollback, REGISTRY_SECONDS.
-
-        Raises LostRun when the run is not ours any more, Stopped when told to stop while waiting for the registry,
-        Unavailable when told to shut down while waiting for the database.
-        """
-        delay_seconds = 0.2
-        give_up_at = time.monotonic() + REGISTRY_SECONDS
-        while True:
-            try:
-                self._hold_lock()
-                with session() as db:
-                    run = db.get_one(Run, self._run_id, with_for_update=True)
-                    if run.status not in ACTIVE_RUN:
-                        raise LostRun
-                    return work(db, run)
-            except (RegistryUnavailable, promotion.PromotionUnderWay) as exc:
-                self._check_stop("while it waited")
-                if time.monotonic() > give_up_at:
-                    message = f"{exc.message} Waited {REGISTRY_SECONDS:g} s; then `emend resume`"
-                    raise Stopped(RunStatus.failed, message) from exc
-                reason = exc.message
-            except Unavailable as exc:
-                if self._shutdown.is_set():
-                    raise
-                reason = exc.message
-            _log.warning("waiting", run=self._run_id, reason=reason)
-            self._shutdown.wait(delay_seconds)
-            delay_seconds = min(5.0, delay_seconds * 2)
-
-    def _check_stop(self, where: str) -> None:
-        if self._shutdown.is_set():
-            raise Stopped(RunStatus.interrupted, "the orchestrator was stopped; `emend resume` goes on")
-        if self._cancelled.is_set():
-            raise Stopped(RunStatus.cancelled, f"cancelled {where}; `emend resume` goes on")
-
-    def _hold_lock(self) -> None:
-        """The lock goes with its connection: after a restart of the database it is taken again.
-
-        Raises LostRun, or Unavailable when there is no connection to be had.
-        """
-        try:
-            if not self._lock.closed:
-                self._lock.execute(text("select 1"))
-                return
-        except DBAPIError:
-            self._lock.close()
-        try:
-            self._lock = dedicated_connection()
-            if not try_lock(self._lock, self._run_id):
-                raise LostRun
-            if self._promoting:
-                promotion.take_promotion_lock(self._lock, self._model)
-        except DBAPIError as exc:
-            raise Unavailable("the database does not answer") from exc
-
-    def release(self) -> None:
-        self._lock.close()
-
-    def _new_mlflow_run(self, run: Run) -> str | None:
-        """None when MLflow is away: training goes on without its curve there."""
-        try:
-            with Registry(settings().mlflow_tracking_uri) as registry:
-                experiment = registry.ensure_experiment(run.model)
-                return registry.create_run(experiment, f"run-{run.id}", {"emend.run": str(run.id)})
-        except RegistryError as exc:
-            _log.warning("training's curve will not be in MLflow", run=run.id, reason=exc.message)
-            return None
-
-    def _forward_curve(self) -> None:
-        """New epochs to the viewer (as transitions) and to MLflow."""
-        epochs = self._curve.new()
-        if not epochs:
-            return
-
-        def as_transitions(db: Session, run: Run) -> str | None:
-            for epoch in epochs:
-                record(db, run, "train", "epoch", None, epoch)
-            return run.mlflow_run_id
-
-        mlflow_run = self._transaction(as_transitions)
-        if mlflow_run is None:
-            return
-        metrics = [
-            Metric(key, float(value), int(epoch["epoch"]))
-            for epoch in epochs
-            for key, value in epoch.items()
-            if key not in ("epoch", "epochs") and isinstance(value, int | float)
-        ]
-        try:
-            with Registry(settings().mlflow_tracking_uri, timeout_seconds=3) as registry:
-                registry.log_batch(mlflow_run, metrics=metrics)
-        except RegistryError as exc:
-            _log.warning("epoch figures did not reach MLflow", run=self._run_id, reason=exc.message)
-
-    def _finish_mlflow(self, status: RunStatus) -> None:
-        with session() as db:
-            mlflow_run = db.get_one(Run, self._run_id).mlflow_run_id
-        if mlflow_run is None or status not in (RunStatus.succeeded, RunStatus.rejected):
-            return
-        try:
-            with Registry(settings().mlflow_tracking_uri) as registry:
-                registry.finish_run(mlflow_run)
-        except RegistryError as exc:
-            _log.warning("MLflow shows the run as running", run=self._run_id, reason=exc.message)
-
-
-class Curve:
-    """The lines of metrics.jsonl that are new since the last look; half-written ones wait."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read_bytes = path.stat().st_size if path.exists() else 0
-
-    def new(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            chunk = file.read()
-        whole = chunk[: chunk.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
 
 
 class Orchestrator:
@@ -431,7 +121,7 @@ class Orchestrator:
             if run.status is RunStatus.running:
                 message = "its orchestrator was stopped or killed; `emend resume` goes on"
                 run.status, run.message, run.finished_at = RunStatus.interrupted, message, datetime.now(UTC)
-                for stage in _end_running_stages(db, run, RunStatus.interrupted, message):
+                for stage in end_running_stages(db, run, RunStatus.interrupted, message):
                     workspace.remove_leftover_locks(
                         settings().data_dir / run.model, stage.started_at.timestamp()
                     )
@@ -511,26 +201,6 @@ def follow_edited_params() -> None:
                 continue
             if params != model.params:
                 schedule.follow_params(model, params, datetime.now(UTC))
-
-
-def _end_running_stages(db: Session, run: Run, status: RunStatus, message: str) -> list[Stage]:
-    """Normally the one at which the run ends. Returns their rows."""
-    rows = db.scalars(select(Stage).where(Stage.run_id == run.id, Stage.status == StageStatus.running)).all()
-    for row in rows:
-        row.status, row.message, row.finished_at = StageStatus(status), message, datetime.now(UTC)
-        row.duration_seconds = round((row.finished_at - row.started_at).total_seconds(), 3)
-        record(db, run, row.name, row.status, message)
-        STAGE_SECONDS.labels(run.model, row.name, row.status).observe(row.duration_seconds)
-        bookkeeping.after_stop(row.name, db, run)
-    return list(rows)
-
-
-def try_lock(connection: Connection, run_id: int) -> bool:
-    """The lock lasts as long as the connection."""
-    got = connection.scalar(
-        text("select pg_try_advisory_lock(:kind, :run)"), {"kind": RUN_LOCK, "run": run_id}
-    )
-    return bool(got)
 
 
 def main() -> None:

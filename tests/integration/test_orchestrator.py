@@ -38,7 +38,7 @@ from core.database import (
 from core.images import encode_png, name_of
 from core.settings import settings
 from core.storage import write_durably
-from pipeline import models, orchestrator, processes, runs
+from pipeline import execution, models, processes, runs
 from pipeline.imports import stage_pixels
 from pipeline.orchestrator import Orchestrator
 from pipeline.params import load
@@ -271,7 +271,7 @@ def test_faulty_parameters_fail_the_run_by_the_names_of_the_keys(home: Path) -> 
 def test_without_mlflow_a_run_waits_then_fails_and_a_resume_works(
     home: Path, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orchestrator, "REGISTRY_SECONDS", 1.0)
+    monkeypatch.setattr(execution, "REGISTRY_SECONDS", 1.0)
     with working():
         run_id = ask()
         ended = finish(run_id)
