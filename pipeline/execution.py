@@ -31,6 +31,7 @@ from core.database import (
 )
 from core.errors import EmendError, Unavailable
 from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
+from core.registry import RunStatus as MlflowStatus
 from core.settings import settings
 from core.storage import write_json
 from pipeline import bookkeeping, promotion, workspace
@@ -55,6 +56,13 @@ RUN_SECONDS = Histogram(
     ["model", "status"],
     buckets=(5, 10, 30, 60, 120, 300, 900, 3600, 14400),
 )
+
+_MLFLOW_STATUS: dict[RunStatus, MlflowStatus] = {
+    RunStatus.succeeded: "FINISHED",
+    RunStatus.rejected: "FINISHED",
+    RunStatus.failed: "FAILED",
+    RunStatus.cancelled: "KILLED",
+}
 
 _log = telemetry.get_logger("orchestrator")
 _T = TypeVar("_T")
@@ -319,11 +327,11 @@ class Execution:
     def _finish_mlflow(self, status: RunStatus) -> None:
         with session() as db:
             mlflow_run = db.get_one(Run, self._run_id).mlflow_run_id
-        if mlflow_run is None or status not in (RunStatus.succeeded, RunStatus.rejected):
+        if mlflow_run is None or status not in _MLFLOW_STATUS:  # an interrupted one may go on
             return
         try:
             with Registry(settings().mlflow_tracking_uri) as registry:
-                registry.finish_run(mlflow_run)
+                registry.finish_run(mlflow_run, _MLFLOW_STATUS[status])
         except RegistryError as exc:
             _log.warning("MLflow shows the run as running", run=self._run_id, reason=exc.message)
 
