@@ -1,7 +1,8 @@
 """Where things live: the environment (and `.env`), read once.
 
 What changes a model is not here but in its home's `params.yaml` (core/params.py).
-Unknown keys in `.env`, and unknown `EMEND_` variables, fail at start by name. Secrets print as `***`.
+Unknown keys in `.env`, and unknown `EMEND_` variables, fail at start by name. Secrets print as `***`,
+addresses that may hold one not at all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -29,8 +30,10 @@ class Settings(BaseSettings):
     # Where state lives.
     data_dir: Path = Field(Path("data"), validation_alias=_named("EMEND_DATA_DIR"))
     database_url_setting: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL"))
-    mlflow_tracking_uri_setting: str | None = Field(None, validation_alias=_named("MLFLOW_TRACKING_URI"))
-    dvc_remote_url: str | None = Field(None, validation_alias=_named("DVC_REMOTE_URL"))
+    mlflow_tracking_uri_setting: str | None = Field(
+        None, repr=False, validation_alias=_named("MLFLOW_TRACKING_URI")
+    )
+    dvc_remote_url: str | None = Field(None, repr=False, validation_alias=_named("DVC_REMOTE_URL"))
 
     # Who listens where. Loopback unless told otherwise.
     host: str = Field("127.0.0.1", validation_alias=_named("EMEND_HOST"))
@@ -74,19 +77,35 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_tracking_uri(self) -> str:
-        return self.mlflow_tracking_uri_setting or f"http://127.0.0.1:{self.mlflow_port}"
+        return self.mlflow_tracking_uri_setting or url_of(self.host, self.mlflow_port)
+
+    @property
+    def mlflow_display_url(self) -> str:
+        """Without user and password: for pages, answers and terminals."""
+        parts = urlsplit(self.mlflow_tracking_uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def serving_url(self) -> str:
-        return self.serving_url_setting or f"http://127.0.0.1:{self.serving_port}"
+        return self.serving_url_setting or url_of(self.host, self.serving_port)
 
     @property
     def api_url(self) -> str:
-        return f"http://127.0.0.1:{self.api_port}"
+        return url_of(self.host, self.api_port)
 
     @property
     def viewer_url(self) -> str:
-        return f"http://127.0.0.1:{self.viewer_port}"
+        return url_of(self.host, self.viewer_port)
+
+    @property
+    def orchestrator_url(self) -> str:
+        return url_of(self.host, self.orchestrator_port)
+
+
+def url_of(host: str, port: int) -> str:
+    """Where this machine reaches a service that listens on `host`: loopback when that is every address."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def sqlalchemy_url(url: str, database: str | None = None) -> str:

@@ -32,10 +32,11 @@ def overview() -> dict[str, Any]:
         "viewer": f"{chosen.viewer_url}/healthz",
         "model server": f"{chosen.serving_url}/ping",
         "MLflow": f"{chosen.mlflow_tracking_uri}/health",
-        "orchestrator": f"http://127.0.0.1:{chosen.orchestrator_port}/metrics",
+        "orchestrator": f"{chosen.orchestrator_url}/metrics",
     }
     with ThreadPoolExecutor(len(urls)) as pool:
         answers = list(pool.map(_answers, urls.values()))
+    urls["MLflow"] = f"{chosen.mlflow_display_url}/health"
     services = [
         {"name": name, "url": url.rsplit("/", 1)[0], "answers": ok}
         for (name, url), ok in zip(urls.items(), answers, strict=True)

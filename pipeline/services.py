@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import ConfigurationError
-from core.settings import Settings
+from core.settings import Settings, url_of
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Service:
 def services(chosen: Settings, mlflow_database_url: str | None) -> list[Service]:
     """In the order they are started. mlflow_database_url: None when MLflow runs elsewhere."""
     listed = [
-        _own("serving", "serving", chosen.serving_port, "EMEND_SERVING_PORT", "/version"),
-        _own("gateway", "api", chosen.api_port, "EMEND_API_PORT", "/healthz"),
-        _own("viewer", "viewer", chosen.viewer_port, "EMEND_VIEWER_PORT", "/healthz"),
+        _own(chosen, "serving", "serving", chosen.serving_port, "EMEND_SERVING_PORT", "/version"),
+        _own(chosen, "gateway", "api", chosen.api_port, "EMEND_API_PORT", "/healthz"),
+        _own(chosen, "viewer", "viewer", chosen.viewer_port, "EMEND_VIEWER_PORT", "/healthz"),
         _own(
+            chosen,
             "orchestrator",
             "pipeline.orchestrator",
             chosen.orchestrator_port,
@@ -54,19 +56,26 @@ def check_ports(listed: list[Service], host: str) -> None:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    with socket.socket() as attempt:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as exc:
+        raise ConfigurationError(f"EMEND_HOST={host} is no address: {exc.strerror}") from exc
+    with socket.socket(family) as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            attempt.bind((host, port))
-        except OSError:
+            attempt.bind(address)
+        except OSError as exc:
+            if exc.errno == errno.EADDRNOTAVAIL:
+                raise ConfigurationError(
+                    f"EMEND_HOST={host} is no address of this machine; 0.0.0.0 is all of them"
+                ) from exc
             return True
     return False
 
 
-def _own(name: str, module: str, port: int, setting: str, ready_path: str) -> Service:
-    return Service(
-        name, [sys.executable, "-m", module], port, setting, f"http://127.0.0.1:{port}{ready_path}"
-    )
+def _own(chosen: Settings, name: str, module: str, port: int, setting: str, ready_path: str) -> Service:
+    ready_url = url_of(chosen.host, port) + ready_path
+    return Service(name, [sys.executable, "-m", module], port, setting, ready_url)
 
 
 def _mlflow(chosen: Settings, database_url: str) -> Service:
@@ -80,7 +89,7 @@ def _mlflow(chosen: Settings, database_url: str) -> Service:
         argv,
         chosen.mlflow_port,
         "EMEND_MLFLOW_PORT",
-        f"http://127.0.0.1:{chosen.mlflow_port}/health",
+        url_of(chosen.host, chosen.mlflow_port) + "/health",
         # Its job runners hold 2 GB and start in 25 s; nothing here uses them.
         {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

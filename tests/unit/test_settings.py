@@ -1,0 +1,59 @@
+"""Addresses at which services that listen somewhere are reached."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigurationError
+from core.settings import Settings, url_of
+from pipeline.services import check_ports, services
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("192.0.2.7", "http://192.0.2.7:8000"),
+        ("emend.example.org", "http://emend.example.org:8000"),
+    ],
+)
+def test_a_service_is_asked_where_it_listens(host: str, url: str) -> None:
+    assert url_of(host, 8000) == url
+
+
+def test_every_service_of_one_host_is_asked_there(tmp_path: Path) -> None:
+    chosen = Settings(EMEND_HOST="192.0.2.7", EMEND_DATA_DIR=tmp_path)
+    urls = [chosen.serving_url, chosen.api_url, chosen.viewer_url, chosen.mlflow_tracking_uri]
+    urls += [chosen.orchestrator_url] + [service.ready_url for service in services(chosen, "")]
+    assert all(url.startswith("http://192.0.2.7:") for url in urls)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_a_port_taken_on_ipv6_is_found(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        try:
+            taken.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+        taken.listen()
+        port = taken.getsockname()[1]
+        listed = services(Settings(EMEND_API_PORT=port, EMEND_DATA_DIR=tmp_path), None)
+        gateway = [s for s in listed if s.name == "gateway"]
+        with pytest.raises(ConfigurationError, match="EMEND_API_PORT"):
+            check_ports(gateway, "::1")
+    check_ports(gateway, "::1")
+
+
+def test_an_address_of_another_machine_is_said_by_name(tmp_path: Path) -> None:
+    listed = services(Settings(EMEND_DATA_DIR=tmp_path), None)
+    with pytest.raises(ConfigurationError, match=r"EMEND_HOST=192\.0\.2\.7 is no address of this machine"):
+        check_ports(listed, "192.0.2.7")
