@@ -73,19 +73,25 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
             raise NotFound(f"there is no correction {correction_id}")
         category = db.get_one(Category, (correction.model, correction.category_id))
         model = db.get_one(Model, correction.model)
+        standing = _standing(db, correction)
         outcomes = db.scalars(
-            select(Outcome).where(Outcome.correction_id == correction_id).order_by(Outcome.version)
+            select(Outcome).where(Outcome.correction_id == standing.id).order_by(Outcome.version)
         ).all()
         live = champion_version(db, correction.model)
-        trained = _trained_versions(db, correction)
+        trained = _trained_versions(db, standing)
         queue = waiting(db, model) if correction.status is CorrectionStatus.accepted else None
         prediction = _prediction(db, correction)
     missing = missing_images(category, model)
     tried = {outcome.version: outcome for outcome in outcomes}
     now = tried.get(live) if live is not None else None
+    if standing is correction:
+        said = sentence(correction, category, missing, trained, now, queue)
+    else:
+        said = duplicate_sentence(standing, category, missing, trained, now)
     return {
         **as_json(correction),
-        "sentence": sentence(correction, category, missing, trained, now, queue),
+        "dataset_version": standing.dataset_version,
+        "sentence": said,
         "category": {
             "id": category.id,
             "name": category.name,
@@ -93,7 +99,7 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
             "train_images": category.train_images,
             "missing": missing,
         },
-        "split": _SPLITS.get(correction.status),
+        "split": _SPLITS.get(standing.status),
         "trained_versions": trained,
         "live": None if now is None else _outcome(now),
         "history": [_outcome(outcome) for outcome in outcomes],
@@ -169,6 +175,16 @@ def sentence(
             return _learned_sentence(trained[0], live)
 
 
+def duplicate_sentence(
+    standing: Correction, category: Category, missing: int, trained: Sequence[int], live: Outcome | None
+) -> str:
+    """For somebody who said what `standing` had said of the image."""
+    known = f"The image is in dataset version {standing.dataset_version} already, with this label."
+    if standing.status is CorrectionStatus.merged and (missing or not trained):
+        return known + (_missing_words(category, missing) or " The next version will be trained on it.")
+    return f"{known} {sentence(standing, category, missing, trained, live, None)}"
+
+
 _SPLITS = {CorrectionStatus.merged: LEARNED, CorrectionStatus.exam: EXAM_QUESTION}
 
 
@@ -209,6 +225,24 @@ def _learned_sentence(first: int, live: Outcome | None) -> str:
     if live.version == first:
         return f"Now right: version {first} was trained on it and gets it right."
     return f"Now right: version {live.version} gets it right; version {first} was the first trained on it."
+
+
+def _standing(db: Session, correction: Correction) -> Correction:
+    """The correction whose row of the dataset says the same of the image; itself unless it was a duplicate."""
+    if correction.status is not CorrectionStatus.superseded:
+        return correction
+    query = (
+        select(Correction)
+        .where(
+            Correction.model == correction.model,
+            Correction.image_sha256 == correction.image_sha256,
+            Correction.category_id == correction.category_id,
+            Correction.status.in_(_SPLITS),
+        )
+        .order_by(Correction.id.desc())
+        .limit(1)
+    )
+    return db.scalar(query) or correction
 
 
 def _trained_versions(db: Session, correction: Correction) -> list[int]:

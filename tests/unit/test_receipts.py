@@ -5,9 +5,13 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
-from core.database import Category, CategoryState, Correction, CorrectionStatus, Outcome
-from core.receipts import sentence
+from core.database import Category, CategoryState, Correction, CorrectionStatus, Outcome, engine
+from core.receipts import duplicate_sentence, receipt, sentence
+from tests.support import tiny_model
+from tests.support.gateway import add_model
 
 CAT = Category(name="cat", state=CategoryState.active, train_images=100)
 UNICORN = Category(name="unicorn", state=CategoryState.pending, train_images=13)
@@ -123,3 +127,62 @@ def test_what_is_set_aside_says_why() -> None:
     assert "two people say different things" in sentence(aside, CAT, 0, [], None, None)
     later = correction(CorrectionStatus.superseded, "relabelled later")
     assert sentence(later, CAT, 0, [], None, None) == "Not used by itself: relabelled later."
+
+
+def test_who_says_the_same_as_another_is_told_what_became_of_that() -> None:
+    merged, exam = correction(CorrectionStatus.merged), correction(CorrectionStatus.exam)
+    known = "The image is in dataset version 3 already, with this label. "
+    assert duplicate_sentence(merged, CAT, 0, [], None) == f"{known}The next version will be trained on it."
+    assert (
+        duplicate_sentence(merged, UNICORN, 7, [], None)
+        == f"{known}The category unicorn is new: 7 more training images and it can be learned."
+    )
+    assert (
+        duplicate_sentence(merged, CAT, 0, [4], live(4, "cat"))
+        == f"{known}Now right: version 4 was trained on it and gets it right."
+    )
+    assert (
+        duplicate_sentence(exam, CAT, 0, [], None)
+        == f"{known}Kept as an exam question: no version is ever trained on it."
+    )
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_duplicates_receipt_borrows_from_the_correction_that_stands() -> None:
+    add_model(engine(), versions=(1, 3))
+
+    def said(category_id: int, status: CorrectionStatus, actor: str) -> Correction:
+        return Correction(
+            id=uuid7(),
+            model="doodles",
+            image_sha256="0" * 64,
+            category_id=category_id,
+            label=tiny_model.CATEGORIES[category_id],
+            actor=actor,
+            request_sha256="0" * 64,
+            status=status,
+            reason="the image already has this label" if status is CorrectionStatus.superseded else None,
+            dataset_version=2 if status is CorrectionStatus.merged else None,
+        )
+
+    first = said(0, CorrectionStatus.merged, "somebody")
+    second = said(0, CorrectionStatus.superseded, "somebody else")
+    other = said(1, CorrectionStatus.superseded, "somebody")
+    name = first.label
+    with Session(engine(), expire_on_commit=False) as db:
+        db.add_all([first, second, other])
+        db.flush()
+        db.add(Outcome(correction_id=first.id, model="doodles", version=3, label=name, correct=True))
+        db.commit()
+
+    borrowed, alone = receipt(second.id), receipt(other.id)
+    assert borrowed["correction_id"] == str(second.id)
+    assert (borrowed["status"], borrowed["dataset_version"]) == ("superseded", 2)
+    assert (borrowed["split"], borrowed["trained_versions"]) == ("learned", [3])
+    assert borrowed["live"] == {"version": 3, "label": name, "correct": True}
+    assert borrowed["sentence"] == (
+        "The image is in dataset version 2 already, with this label. "
+        "Now right: version 3 was trained on it and gets it right."
+    )
+    assert (alone["dataset_version"], alone["live"]) == (None, None)
+    assert alone["sentence"] == "Not used by itself: the image already has this label."
