@@ -192,7 +192,7 @@ def _run(db: Session, run_id: int, *, lock: bool = False) -> Run:
 def _mlflow_url(run: Run) -> str | None:
     if run.mlflow_run_id is None:
         return None
-    return f"{settings().mlflow_tracking_uri}/#/runs/{run.mlflow_run_id}"
+    return f"{settings().mlflow_display_url}/#/runs/{run.mlflow_run_id}"
 
 
 def _list(states: tuple[RunStatus, ...]) -> str:
