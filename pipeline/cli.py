@@ -11,12 +11,13 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -56,7 +57,7 @@ def main() -> None:
     try:
         app()
     except EmendError as exc:
-        err.print(f"[red]error:[/red] {exc.message}", soft_wrap=True, markup=True)
+        err.print(f"[red]error:[/red] {escape(exc.message)}", soft_wrap=True, markup=True)
         raise SystemExit(1) from exc
 
 
@@ -80,6 +81,8 @@ def up() -> None:
         watching = supervisor.Supervisor(chosen, _say)
         signal.signal(signal.SIGTERM, watching.request_stop)
         signal.signal(signal.SIGINT, watching.request_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, watching.request_stop)  # the terminal was closed
         try:
             watching.start()
             _first_start(watching)
@@ -88,8 +91,10 @@ def up() -> None:
                 _print_addresses()
             watching.serve()
         finally:
-            _say("stopping")
-            watching.stop()
+            try:
+                _say("stopping")
+            finally:
+                watching.stop()
             _say("everything is stopped; `make up` goes on from here")
 
 
@@ -105,7 +110,7 @@ def status(as_json: AsJson = False) -> None:
         services = Table("service", "address", "state", box=None, pad_edge=False)
         for service in found["services"]:
             state = "[green]answers[/green]" if service["answers"] else "[red]does not answer[/red]"
-            services.add_row(service["name"], service["url"], state)
+            services.add_row(service["name"], escape(service["url"]), state)
         out.print(services)
         listed = Table(
             "model", "version", "holdout", "dataset", "waiting", "promotion", box=None, pad_edge=False
@@ -113,7 +118,7 @@ def status(as_json: AsJson = False) -> None:
         for model in found["models"]:
             accuracy = model["holdout_accuracy"]
             listed.add_row(
-                model["name"],
+                escape(model["name"]),
                 str(model["champion"] or "none"),
                 "-" if accuracy is None else f"{100 * accuracy:.1f} %",
                 str(model["dataset_version"] or "-"),
@@ -247,13 +252,13 @@ def list_runs(
         seconds = sum(stage["duration_seconds"] or 0 for stage in each["stages"])
         table.add_row(
             str(each["run_id"]),
-            each["model"],
+            escape(each["model"]),
             each["trigger"],
             _coloured(each["status"]),
             str(each["new_images"] if each["new_images"] is not None else "-"),
             str(each["version"] or "-"),
             f"{seconds:.1f}",
-            each["message"] or "",
+            escape(each["message"] or ""),
         )
     out.print(table if found else "no runs yet; `emend run` starts one")
 
@@ -267,17 +272,17 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    out.print(f"run {run_id} of {found['model']}: {_coloured(found['status'])}  ({found['trigger']})")
+    out.print(f"run {run_id} of {escape(found['model'])}: {_coloured(found['status'])}  ({found['trigger']})")
     if found["message"]:
-        out.print(found["message"], soft_wrap=True)
+        out.print(escape(found["message"]), soft_wrap=True)
     table = Table("stage", "status", "seconds", "figures", box=None, pad_edge=False)
     for stage in found["stages"]:
         figures = ", ".join(f"{k}={_short(v)}" for k, v in stage["figures"].items() if v is not None)
         seconds = "-" if stage["duration_seconds"] is None else f"{stage['duration_seconds']:.2f}"
-        table.add_row(stage["name"], _coloured(stage["status"]), seconds, stage["message"] or figures)
+        table.add_row(stage["name"], _coloured(stage["status"]), seconds, escape(stage["message"] or figures))
     out.print(table)
     if found["mlflow_url"]:
-        out.print(f"MLflow: {found['mlflow_url']}", soft_wrap=True)
+        out.print(f"MLflow: {escape(found['mlflow_url'])}", soft_wrap=True)
 
 
 @app.command()
@@ -295,8 +300,8 @@ def rollback(
         _print_json(done)
     else:
         out.print(
-            f"{model} version {done['version']} is live again, {done['replaced_version']} is not. Automatic "
-            f"promotion is paused: `emend promotion-resume --model {model}` allows it again"
+            f"{escape(model)} version {done['version']} is live again, {done['replaced_version']} is not. Automatic "
+            f"promotion is paused: `emend promotion-resume --model {escape(model)}` allows it again"
         )
 
 
@@ -307,7 +312,7 @@ def promotion_resume(model: ModelOption = "doodles") -> None:
 
     models.require(model)
     runs.resume_promotion(model, actor=_who())
-    out.print(f"runs of {model} may promote again")
+    out.print(f"runs of {escape(model)} may promote again")
 
 
 @app.command()
@@ -324,9 +329,8 @@ def ledger(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
     for e in found:
         instead = str(e["replaced_version"] or "-")
         when = e["opened_at"][:19].replace("T", " ")
-        table.add_row(
-            when, e["action"], str(e["version"]), instead, e["actor"], e["outcome"] or "open", e["reason"]
-        )
+        by, why = escape(e["actor"]), escape(e["reason"])
+        table.add_row(when, e["action"], str(e["version"]), instead, by, e["outcome"] or "open", why)
     out.print(table)
 
 
@@ -353,8 +357,8 @@ def corrections(
         when = c["received_at"][:19].replace("T", " ")
         table.add_row(
             when,
-            c["model"],
-            c["label"],
+            escape(c["model"]),
+            escape(c["label"]),
             c["status"],
             str(c["dataset_version"] or "-"),
             right,
@@ -377,7 +381,7 @@ def reproduce(
         _print_json(found)
     else:
         for name, same in found["same"].items():
-            out.print(f"{name}: {'[green]the same[/green]' if same else '[red]differs[/red]'}")
+            out.print(f"{escape(name)}: {'[green]the same[/green]' if same else '[red]differs[/red]'}")
     if not all(found["same"].values()):
         raise typer.Exit(1)
 
@@ -391,7 +395,7 @@ def _first_start(watching: Any) -> None:
         watching.look()
         return bool(watching.stopping)
 
-    run_id = first_start.prepare(_say)
+    run_id = first_start.prepare(_say, watching.while_looking)
     while run_id is not None:
         _say(f"training version 1 in run {run_id}, through the same pipeline as any later run")
         for event in follow(run_id, gone=gone):
@@ -402,7 +406,7 @@ def _first_start(watching: Any) -> None:
                 _say(event.message)
         # Its orchestrator was killed, just now or before this start: go on.
         again = not watching.stopping and first_start.was_interrupted(run_id)
-        run_id = first_start.prepare(_say) if again else None
+        run_id = first_start.prepare(_say, watching.while_looking) if again else None
 
 
 def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
@@ -420,12 +424,12 @@ def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
     for event in follow(run_id, after=seen):
         line = sentence(event)
         if line is not None and not as_json:
-            out.print(line, soft_wrap=True)
+            out.print(line, soft_wrap=True, markup=False)
     found = runs.show_run(run_id)
     if as_json:
         _print_json(found)
     else:
-        out.print(f"{_coloured(found['status'])}: {found['message']}", soft_wrap=True)
+        out.print(f"{_coloured(found['status'])}: {escape(str(found['message']))}", soft_wrap=True)
     raise typer.Exit(EXIT_OF.get(found["status"], 1))
 
 
@@ -447,14 +451,16 @@ def _take_in(model: str, staged: Any, as_json: bool) -> None:
         )
         return
     for label, count in sorted(staged.categories.items()):
-        out.print(f"  {label:<20} {count:>8}")
+        out.print(f"  {label:<20} {count:>8}", markup=False)
     for bad_file in staged.bad[:20]:
-        err.print(f"  [yellow]left out[/yellow] {bad_file.name}: {bad_file.reason}", soft_wrap=True)
+        err.print(
+            f"  [yellow]left out[/yellow] {escape(f'{bad_file.name}: {bad_file.reason}')}", soft_wrap=True
+        )
     if staged.bad_count > 20:
         err.print(f"  … and {staged.bad_count - 20} more; --json lists them")
     out.print(
-        f"{staged.images} images staged for {model}, {staged.bad_count} left out; "
-        f"`emend run --model {model}` learns from them",
+        f"{staged.images} images staged for {escape(model)}, {staged.bad_count} left out; "
+        f"`emend run --model {escape(model)}` learns from them",
         soft_wrap=True,
     )
 
@@ -462,10 +468,10 @@ def _take_in(model: str, staged: Any, as_json: bool) -> None:
 def _print_addresses() -> None:
     chosen = settings()
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("gateway", chosen.api_url, "try it: " + chosen.api_url + "/docs")
-    table.add_row("viewer", chosen.viewer_url, "runs, stages, logs")
-    table.add_row("MLflow", chosen.mlflow_tracking_uri, "versions and training curves")
-    table.add_row("model server", chosen.serving_url, "what the gateway asks")
+    table.add_row("gateway", escape(chosen.api_url), escape(f"try it: {chosen.api_url}/docs"))
+    table.add_row("viewer", escape(chosen.viewer_url), "runs, stages, logs")
+    table.add_row("MLflow", escape(chosen.mlflow_display_url), "versions and training curves")
+    table.add_row("model server", escape(chosen.serving_url), "what the gateway asks")
     out.print()
     out.print("[bold]Emend is up.[/bold]")
     out.print(table)
@@ -487,7 +493,8 @@ def _counting(what: str) -> Iterator[Any]:
 
 
 def _say(line: str) -> None:
-    err.print(line, soft_wrap=True, markup=False)
+    with suppress(OSError):  # the terminal may be gone
+        err.print(line, soft_wrap=True, markup=False)
 
 
 def _who() -> str:

@@ -1,6 +1,7 @@
 """`emend up`: embedded PostgreSQL and every service as children of one process.
 
-A child that dies is started again with a back-off. Ctrl-C or SIGTERM ends all of them, the database last. A
+A child that dies is started again with a back-off. Ctrl-C, SIGTERM or the terminal's end (SIGHUP) ends all of
+them, the database last. A
 supervisor that was itself killed leaves `data/processes.json`, by which the next one ends what is left.
 """
 
@@ -22,7 +23,8 @@ from typing import Any
 
 import httpx
 import psutil
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import create_engine, make_url, pool, text
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from core import database
 from core.errors import ConfigurationError
@@ -185,7 +187,7 @@ class Supervisor:
             raise ConfigurationError(
                 "DATABASE_URL is set but MLFLOW_TRACKING_URI is not: set both, or neither for the embedded ones"
             )
-        database.migrate(
+        self._migrate(
             self._settings.database_url if self._postgres is None else self._postgres.address("emend")
         )
         for service in services(self._settings, mlflow_url):
@@ -193,6 +195,21 @@ class Supervisor:
             self._children.append(child)
             child.start()
             self._note_processes()
+
+    def _migrate(self, url: str) -> None:
+        try:
+            shown = make_url(url).render_as_string(hide_password=True)
+            database.migrate(url)
+        except ArgumentError as exc:
+            raise ConfigurationError(
+                "DATABASE_URL is no database address; it looks like postgresql://user:password@host/database"
+            ) from exc
+        except OperationalError as exc:
+            said = " ".join(str(exc.orig).split())
+            raise ConfigurationError(
+                f"the database {shown} cannot be used: {said}; check DATABASE_URL, and that PostgreSQL runs there "
+                "and has that user and database"
+            ) from exc
 
     def wait_until_ready(self, names: set[str], seconds: float) -> None:
         """Raises ConfigurationError that names what does not answer, and its log."""
@@ -216,6 +233,28 @@ class Supervisor:
         if any(changed):
             self._note_processes()
 
+    def while_looking(self, work: Callable[[], None]) -> bool:
+        """Does `work` in a thread and looks after the processes meanwhile. False when a stop was requested first.
+
+        The thread is then left behind: it ends with this process, so `work` must bear being killed.
+        """
+        failure: list[Exception] = []
+
+        def do() -> None:
+            try:
+                work()
+            except Exception as exc:  # noqa: BLE001 - raised again below, in the caller's thread
+                failure.append(exc)
+
+        worker = threading.Thread(target=do, daemon=True)
+        worker.start()
+        while worker.is_alive() and not self._stopping.is_set():
+            self.look()
+            worker.join(0.1)
+        if failure:
+            raise failure[0]
+        return not worker.is_alive()
+
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
@@ -231,12 +270,12 @@ class Supervisor:
     def stop(self) -> None:
         """The orchestrator first, so that it can record what it interrupts; the database last."""
         self._stopping.set()
-        deadline = time.monotonic() + STOP_SECONDS
         orchestrators = [c for c in self._children if c.service.name == "orchestrator"]
         others = [c for c in self._children if c.service.name != "orchestrator"]
         for group in (orchestrators, others):
             for child in group:
                 child.terminate()
+            deadline = time.monotonic() + STOP_SECONDS
             for child in group:
                 child.wait(deadline)
         if self._postgres is not None:
@@ -271,19 +310,22 @@ def clear_dead_server(folder: Path) -> None:
     for worker in alive:
         worker.kill()
     psutil.wait_procs(alive, timeout=5)
-    lines = pid_file.read_text().splitlines()
+    lines = _lines_of(pid_file)
     socket_dir = Path(lines[4]) if len(lines) > 4 and lines[4] else folder
     for lock in socket_dir.glob(".s.PGSQL.*.lock"):
-        if lock.read_text().splitlines()[1] == str(
-            folder
-        ):  # the data folder: elsewhere others have theirs too
+        if _lines_of(lock)[1:2] == [str(folder)]:  # the data folder: elsewhere others have theirs too
             lock.unlink()
     pid_file.unlink(missing_ok=True)
 
 
 def _is_server(pid_file: Path, folder: Path) -> bool:
-    pid = int(pid_file.read_text().partition("\n")[0])
-    return _runs(pid) and _works_in(psutil.Process(pid), folder)
+    first = next(iter(_lines_of(pid_file)), "")
+    # A power cut leaves it empty, or with anything in it: then nobody runs by it.
+    return first.isdecimal() and _runs(int(first)) and _works_in(psutil.Process(int(first)), folder)
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:
@@ -322,7 +364,13 @@ def end_leftovers(path: Path, say: Say) -> None:
     """
     if not path.exists():
         return
-    noted = [n for n in json.loads(path.read_text())["processes"] if _is_still(n)]
+    try:
+        noted = [n for n in json.loads(path.read_text())["processes"] if _is_still(n)]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        say(
+            f"{path} cannot be read ({type(exc).__name__}); if something of before still runs, end it by hand"
+        )
+        noted = []
     for group in ([n for n in noted if n["name"] == "orchestrator"], noted):
         left = [n for n in group if _is_still(n)]
         for each in left:
@@ -332,7 +380,7 @@ def end_leftovers(path: Path, say: Say) -> None:
             with contextlib.suppress(psutil.Error):
                 psutil.Process(each["pid"]).wait(STOP_SECONDS)
             _signal_group(each["pid"], signal.SIGKILL)
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def _is_still(noted: dict[str, Any]) -> bool:

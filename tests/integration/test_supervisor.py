@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,14 @@ from core.settings import Settings
 from core.storage import write_json
 from pipeline import supervisor
 from pipeline.services import Service, check_ports, services
-from pipeline.supervisor import Child, Postgres, clear_dead_server, end_leftovers, single_instance
+from pipeline.supervisor import (
+    Child,
+    Postgres,
+    Supervisor,
+    clear_dead_server,
+    end_leftovers,
+    single_instance,
+)
 from tests.support.processes import free_port
 
 SECONDS = 30.0
@@ -196,3 +204,73 @@ def test_a_process_that_is_noted_twice_or_ended_is_no_error(tmp_path: Path) -> N
     path.write_text(json.dumps({"processes": [{"name": "api", "pid": ended.pid, "created": created}]}))
     end_leftovers(path, lambda line: None)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"processes": [3]}', "\0\0\0"])
+def test_a_note_of_processes_that_a_power_cut_broke_is_said_and_passed_over(
+    content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "processes.json"
+    path.write_text(content)
+    said: list[str] = []
+    end_leftovers(path, said.append)
+    assert len(said) == 1
+    assert f"{path} cannot be read" in said[0]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\0", b"no number\n"])
+def test_a_pid_file_that_a_power_cut_broke_is_removed(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "postmaster.pid").write_bytes(content)
+    (tmp_path / ".s.PGSQL.5432.lock").write_bytes(content)
+    clear_dead_server(tmp_path)
+    assert not (tmp_path / "postmaster.pid").exists()
+
+
+def test_a_stop_is_prompt_while_something_is_drawn(tmp_path: Path) -> None:
+    watching = Supervisor(Settings(EMEND_DATA_DIR=tmp_path), lambda line: None)
+    released = threading.Event()
+    started = threading.Event()
+
+    def draw() -> None:
+        started.set()
+        released.wait(SECONDS)
+
+    def stop() -> None:
+        started.wait(SECONDS)
+        watching.request_stop()
+
+    threading.Thread(target=stop).start()
+    before = time.monotonic()
+    assert not watching.while_looking(draw)
+    assert time.monotonic() - before < 5
+    released.set()
+
+
+def test_what_is_done_while_looking_is_done_or_fails_as_it_would_alone(tmp_path: Path) -> None:
+    watching = Supervisor(Settings(EMEND_DATA_DIR=tmp_path), lambda line: None)
+    done: list[int] = []
+    assert watching.while_looking(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(ZeroDivisionError):
+        watching.while_looking(lambda: done.append(1 // 0))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"postgresql://me:hidden@127.0.0.1:{free_port()}/emend", "refused"),
+        ("no address", "no database address"),
+    ],
+)
+def test_a_wrong_database_address_is_said_without_its_password(url: str, says: str, tmp_path: Path) -> None:
+    ports: dict[str, Any] = {
+        f"EMEND_{name}_PORT": free_port() for name in ("API", "SERVING", "VIEWER", "ORCHESTRATOR")
+    }
+    chosen = Settings(
+        **ports, EMEND_DATA_DIR=tmp_path, DATABASE_URL=url, MLFLOW_TRACKING_URI="http://127.0.0.1:1"
+    )
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        Supervisor(chosen, lambda line: None).start()
+    assert "DATABASE_URL" in refused.value.message
+    assert "hidden" not in refused.value.message
