@@ -24,16 +24,18 @@ check: ## The same checks without the set-up
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-setup: $(VENV)/.installed ## Make .venv and install from requirements.lock (TORCH=cpu|cuda decides by hand)
+setup: $(VENV)/.installed-$(TORCH) ## Make .venv and install from requirements.lock (TORCH=cpu|cuda decides by hand)
 
-setup-dev: $(VENV)/.installed-dev
+setup-dev: $(VENV)/.installed-dev-$(TORCH)
 
-$(VENV)/.installed: requirements.lock pyproject.toml deploy/install.sh
-	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh
+# The stamps' names hold TORCH, and one choice removes the others' stamps: a changed choice installs again.
+$(VENV)/.installed-$(TORCH): requirements.lock pyproject.toml deploy/install.sh
+	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh requirements.lock
+	@rm -f $(VENV)/.installed*
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock deploy/test-packages.sh
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --requirement requirements-dev.lock
+$(VENV)/.installed-dev-$(TORCH): $(VENV)/.installed-$(TORCH) requirements-dev.lock deploy/test-packages.sh
+	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh requirements-dev.lock
 	@sh deploy/test-packages.sh
 	@touch $@
 
