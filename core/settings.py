@@ -120,13 +120,12 @@ def embedded_database_url(data_dir: Path, database: str = "emend") -> str:
     """Address of the embedded PostgreSQL, from the socket directory its postmaster.pid names."""
     pid_file = data_dir / "postgres" / "postmaster.pid"
     try:
-        lines = pid_file.read_text().splitlines()
-    except OSError as exc:
+        port, socket_dir = pid_file.read_text().splitlines()[3:5]
+    except (OSError, ValueError) as exc:  # absent, or half written
         raise ConfigurationError(
             f"no database: DATABASE_URL is not set and no embedded PostgreSQL runs in {data_dir / 'postgres'}; "
             "start it with `make up`, or set DATABASE_URL"
         ) from exc
-    port, socket_dir = lines[3], lines[4]
     if socket_dir:
         return f"postgresql+psycopg2://postgres@/{database}?host={quote(socket_dir, safe='')}&port={port}"
     return f"postgresql+psycopg2://postgres@127.0.0.1:{port}/{database}"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from core.errors import ConfigurationError
-from core.settings import Settings, url_of
+from core.settings import Settings, embedded_database_url, url_of
 from pipeline.services import check_ports, services
 
 
@@ -57,3 +54,11 @@ def test_an_address_of_another_machine_is_said_by_name(tmp_path: Path) -> None:
     listed = services(Settings(EMEND_DATA_DIR=tmp_path), None)
     with pytest.raises(ConfigurationError, match=r"EMEND_HOST=192\.0\.2\.7 is no address of this machine"):
         check_ports(listed, "192.0.2.7")
+
+
+@pytest.mark.parametrize("content", ["", "123\n/somewhere\n"])
+def test_a_half_written_pid_file_names_no_database(content: str, tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "postmaster.pid").write_text(content)
+    with pytest.raises(ConfigurationError, match="no database"):
+        embedded_database_url(tmp_path)
