@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -251,9 +252,15 @@ class Supervisor:
         while worker.is_alive() and not self._stopping.is_set():
             self.look()
             worker.join(0.1)
+        if worker.is_alive():
+            for (
+                process
+            ) in multiprocessing.active_children():  # a pool's: Python would wait for them at its exit
+                process.terminate()
+            return False
         if failure:
             raise failure[0]
-        return not worker.is_alive()
+        return True
 
     @property
     def stopping(self) -> bool:
