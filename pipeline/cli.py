@@ -166,7 +166,7 @@ def import_quickdraw(
 @imports.command("folder")
 def import_folder(
     directory: Annotated[
-        Path, typer.Argument(help="Folder, or tar, of <category>/<image> (PNG, JPEG, WebP).")
+        Path, typer.Argument(exists=True, help="Folder, or tar, of <category>/<image> (PNG, JPEG, WebP).")
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Which model; made if new.")],
     preset: Annotated[
@@ -182,6 +182,10 @@ def import_folder(
 
     if preset is not None and preset not in workspace.PRESETS:
         raise typer.BadParameter(f"one of {', '.join(workspace.PRESETS)}", param_hint="--preset")
+    if preset is not None and models.exists(model):
+        raise typer.BadParameter(
+            f"{model} exists already; its params.yaml says what it sees", param_hint="--preset"
+        )
     models.make(model, preset or models.preset_of(model))
     home = models.home_of(model)
     with _counting("images") as progress:
@@ -468,7 +472,7 @@ def _take_in(model: str, staged: Any, as_json: bool) -> None:
 def _print_addresses() -> None:
     chosen = settings()
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("gateway", escape(chosen.api_url), escape(f"try it: {chosen.api_url}/docs"))
+    table.add_row("gateway", escape(chosen.api_url), escape(f"how to ask it: {chosen.api_url}/docs"))
     table.add_row("viewer", escape(chosen.viewer_url), "runs, stages, logs")
     table.add_row("MLflow", escape(chosen.mlflow_display_url), "versions and training curves")
     table.add_row("model server", escape(chosen.serving_url), "what the gateway asks")

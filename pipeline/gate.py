@@ -159,6 +159,7 @@ def judge(evidence: Evidence, rule: GateParams) -> Verdict:
         reasons = [_holdout_not_worse(holdout, rule), _gains_or_fixes(holdout, corrections)]
     else:
         said = [f"too few real images to prove it ({holdout.images} of {rule.min_holdout_images})"]
+        said += [_against(holdout, "them", rule)] if holdout.images else []
         said += [_against(generated, "generated images", rule)] if generated.images else []
         reasons = [_no_sign_of_loss(holdout, generated, rule), _fixes(corrections)]
     reasons += [
