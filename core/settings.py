@@ -123,8 +123,8 @@ def embedded_database_url(data_dir: Path, database: str = "emend") -> str:
         port, socket_dir = pid_file.read_text().splitlines()[3:5]
     except (OSError, ValueError) as exc:  # absent, or half written
         raise ConfigurationError(
-            f"no database: DATABASE_URL is not set and no embedded PostgreSQL runs in {data_dir.resolve() / 'postgres'}; "
-            "start it with `make up`, or set DATABASE_URL"
+            "no database: DATABASE_URL is not set and no embedded PostgreSQL runs in "
+            f"{data_dir.resolve() / 'postgres'}; start it with `make up`, or set DATABASE_URL"
         ) from exc
     if socket_dir:
         return f"postgresql+psycopg2://postgres@/{database}?host={quote(socket_dir, safe='')}&port={port}"
