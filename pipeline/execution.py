@@ -210,7 +210,7 @@ class Execution:
             self._forward_curve()
         if code != 0:
             how = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
-            why = process.last_error()
+            why = process.last_error() if code > 0 else None  # a killed one's last words are not the reason
             raise Stopped(
                 RunStatus.failed,
                 f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
