@@ -29,6 +29,7 @@ from core.database import Correction, LedgerEntry, LedgerOutcome, Version, make_
 from core.registry import Registry
 from pipeline.workspace import _git
 from tests.support.kills import (
+    assert_none_left,
     kill_at_tag,
     kill_group,
     kill_in_hook,
@@ -136,7 +137,7 @@ def test_a_stop_in_the_middle_of_the_first_start_leaves_nothing_running_and_the_
     stage(stack, "train", 1)
     assert len(processes_of(stack.data_dir)) > 6
     stack.stop()
-    assert processes_of(stack.data_dir) == []
+    assert_none_left(stack.data_dir)
     stack.start()
     run = stack.run(1)
     assert (run["status"], run["trigger"]) == ("succeeded", "initial")
@@ -409,7 +410,7 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing_running(
     assert stack.supervisor_pid is not None
     os.kill(stack.supervisor_pid, signal.SIGINT)
     stack.stop()
-    assert processes_of(stack.data_dir) == []
+    assert_none_left(stack.data_dir)
     assert "everything is stopped" in stack.log.read_text()
 
 

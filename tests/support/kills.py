@@ -22,6 +22,15 @@ def processes_of(data_dir: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _belongs(process, data_dir)]
 
 
+def assert_none_left(data_dir: Path) -> None:
+    """In a moment: Python's resource tracker ends when it sees that its process is gone."""
+    deadline = time.monotonic() + 5
+    while left := processes_of(data_dir):
+        named = [process.info for process in psutil.process_iter(["pid", "cmdline"]) if process in left]
+        assert time.monotonic() < deadline, named
+        time.sleep(0.05)  # between two looks, not instead of one
+
+
 def _belongs(process: psutil.Process, data_dir: Path) -> bool:
     with contextlib.suppress(psutil.Error):
         if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
