@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def measure(folder: Path, drawings_per_category: int) -> dict[str, Any]:
-    stack = Stack(folder, starter_drawings=1_500)
+    stack = Stack(folder, starter_drawings=1_200)
     shutil.rmtree(stack.home)  # the product's own first start, with its own preset
     figures: dict[str, Any] = {}
     try:

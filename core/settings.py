@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     # How much, how long.
     max_body_bytes: int = Field(10_000_000, validation_alias=_named("EMEND_MAX_BODY_BYTES"))
-    starter_drawings: int = Field(1_500, ge=20, validation_alias=_named("EMEND_STARTER_DRAWINGS"))
+    starter_drawings: int = Field(1_200, ge=20, validation_alias=_named("EMEND_STARTER_DRAWINGS"))
     history_days: int = Field(30, ge=1, validation_alias=_named("EMEND_HISTORY_DAYS"))
     schedule_tz: str = Field("UTC", validation_alias=_named("SCHEDULE_TZ"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,11 @@ def test_the_command_line_tells_the_same(stack: Stack) -> None:
     assert "doodles" in stack.emend("status").stdout
     assert stack.emend("run", check=False).returncode == 3
     assert stack.emend("show", "999", check=False).returncode == 1
+
+
+def test_a_run_can_be_reproduced_from_its_tag_bit_for_bit(stack: Stack) -> None:
+    found = json.loads(stack.emend("reproduce", "2", "--json").stdout)
+    assert found["same"] == {"model.onnx": True, "weights.safetensors": True}
 
 
 def test_a_rollback_puts_version_1_back_and_pauses_promotion(stack: Stack, quickdraw: Path) -> None:

@@ -111,10 +111,15 @@ def test_a_stage_goes_with_the_process_that_started_it(parent: subprocess.Popen[
     wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE)
 
 
+def stages_of_this_process() -> list[psutil.Process]:
+    """Other tests leave children of their own: multiprocessing's resource tracker, say."""
+    return [p for p in psutil.Process().children() if "pipeline.stages" in " ".join(p.cmdline())]
+
+
 def test_stages_are_started_ahead_and_ended_when_they_are_not_needed(home: Path, tmp_path: Path) -> None:
     with WarmStages(home, 1, tmp_path / "logs", ["ingest", "convert", "merge", "cleanup"]) as warm:
         first = warm.take("ingest")
-        ahead = psutil.Process().children()
+        ahead = stages_of_this_process()
         assert len(ahead) == 3
         first.go(1)
         assert first.wait(SECONDS) == 0
@@ -122,4 +127,4 @@ def test_stages_are_started_ahead_and_ended_when_they_are_not_needed(home: Path,
         convert = warm.take("convert")
         assert convert.pid in {process.pid for process in ahead}
         convert.end()
-    assert not [p for p in psutil.Process().children() if "pipeline.stages" in " ".join(p.cmdline())]
+    assert not stages_of_this_process()
