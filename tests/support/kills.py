@@ -97,14 +97,24 @@ def kill_at_tag(home: Path, tag: str) -> None:
 @contextlib.contextmanager
 def small_disk(mount: Path, room_bytes: int, normal_bytes: int) -> Iterator[None]:
     """A mounted tmpfs has only that much room left meanwhile."""
-    state = os.statvfs(mount)
-    used = (state.f_blocks - state.f_bfree) * state.f_frsize
-    resize_disk(mount, used + room_bytes)
+    for attempt in range(20):
+        # A tmpfs cannot become smaller than what is on it, and the deployment writes between the two calls.
+        state = os.statvfs(mount)
+        used = (state.f_blocks - state.f_bfree) * state.f_frsize
+        refused = _resize(mount, used + room_bytes)
+        if not refused:
+            break
+        assert attempt < 19, refused
     try:
         yield
     finally:
-        resize_disk(mount, normal_bytes)
+        refused = _resize(mount, normal_bytes)
+        assert not refused, refused
 
 
-def resize_disk(mount: Path, size_bytes: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", mount], check=True)
+def _resize(mount: Path, size_bytes: int) -> str:
+    """What `mount` complained of; empty when it did it."""
+    done = subprocess.run(
+        ["mount", "-o", f"remount,size={size_bytes}", mount], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stderr or f"mount exited with {done.returncode}"
