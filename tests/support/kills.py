@@ -97,19 +97,20 @@ def kill_at_tag(home: Path, tag: str) -> None:
 @contextlib.contextmanager
 def small_disk(mount: Path, room_bytes: int, normal_bytes: int) -> Iterator[None]:
     """A mounted tmpfs has only that much room left meanwhile."""
-    for attempt in range(20):
-        # A tmpfs cannot become smaller than what is on it, and the deployment writes between the two calls.
-        state = os.statvfs(mount)
-        used = (state.f_blocks - state.f_bfree) * state.f_frsize
-        refused = _resize(mount, used + room_bytes)
-        if not refused:
-            break
-        assert attempt < 19, refused
+    deadline = time.monotonic() + 10
+    # A tmpfs cannot become smaller than what is on it, and the deployment writes between the two calls.
+    while refused := _resize(mount, _used_bytes(mount) + room_bytes):
+        assert time.monotonic() < deadline, refused
     try:
         yield
     finally:
         refused = _resize(mount, normal_bytes)
         assert not refused, refused
+
+
+def _used_bytes(mount: Path) -> int:
+    state = os.statvfs(mount)
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
 
 
 def _resize(mount: Path, size_bytes: int) -> str:
