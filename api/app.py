@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import select
 
 from api import corrections, models, predictions, runs
@@ -63,6 +63,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(state.history.stop)
         await anyio.to_thread.run_sync(state.catalogue.stop)
         await model_server.close()
+
+
+@health.get("/", include_in_schema=False)
+async def start() -> RedirectResponse:
+    """Whoever opens the gateway in a browser sees how to ask it."""
+    return RedirectResponse("/docs", status_code=307)
 
 
 @health.get("/healthz", summary="The process lives")

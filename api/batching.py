@@ -23,7 +23,7 @@ from core import telemetry
 from core.errors import Unavailable
 
 MOST_IMAGES = 64
-MOST_BYTES = 3_000_000  # the model server takes 4 MiB
+MOST_BYTES = 3_000_000  # the model server takes 5 MiB
 MOST_WAITING = 2048
 
 Score = Callable[[str, NDArray[np.uint8]], Awaitable[Answers]]

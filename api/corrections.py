@@ -19,7 +19,7 @@ from core import receipts
 from core.database import Correction, CorrectionStatus, Prediction, session
 from core.errors import InvalidInput, NotFound
 from core.images import from_bytes
-from core.labels import key_of, normalise
+from core.labels import key_of
 from core.settings import settings
 
 router = APIRouter(tags=["corrections"])
@@ -59,7 +59,6 @@ async def save_image(
     answer again with the header `Idempotent-Replay: true`.
     """
     _check_prediction_id(body.prediction_id)
-    label = normalise(body.label)
     model = await the.model(body.model)
     known_actor = the.actors.known(request)
     data = decode_base64(body.image, "image")
@@ -68,7 +67,7 @@ async def save_image(
     statement = Statement(
         model=model.name,
         image=decoded,
-        label=label,
+        label=body.label,
         actor=known_actor or the.actors.introduce(cookie, idempotency_key),
         source=body.source,
         prediction_id=body.prediction_id,

@@ -20,7 +20,7 @@ from core.settings import settings
 
 @dataclass(frozen=True)
 class Gateway:
-    """decoding: how many images are decoded at once, each up to 40 megapixels; database: likewise, within the pool."""
+    """decoding: how many images are decoded at once, each of which may take 300 MB."""
 
     catalogue: Catalogue
     model_server: ModelServer

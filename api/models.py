@@ -30,7 +30,7 @@ The = Annotated[Gateway, Depends(gateway)]
 Name = Annotated[Text, Path(max_length=100)]
 
 
-@router.get("/models", summary="Every model", response_model=ModelsAnswer, responses=errors(503))
+@router.get("/models", summary="Every model", response_model=ModelsAnswer, responses=errors(400, 503))
 def models() -> dict[str, Any]:
     with session() as db:
         return {"models": [_as_json(db, model) for model in db.scalars(select(Model).order_by(Model.name))]}
@@ -40,7 +40,7 @@ def models() -> dict[str, Any]:
     "/models/{name}",
     summary="Categories, input, champion, counts",
     response_model=ModelAnswer,
-    responses=errors(404, 503),
+    responses=errors(400, 404, 503),
 )
 def model(name: Name) -> dict[str, Any]:
     with session() as db:
@@ -51,7 +51,7 @@ def model(name: Name) -> dict[str, Any]:
     "/models/{name}/rollback",
     summary="Put the previous version back",
     response_model=RollbackAnswer,
-    responses=errors(404, 409, 503),
+    responses=errors(400, 404, 409, 503),
 )
 def rollback(name: Name, request: Request, the: The, body: RollbackRequest | None = None) -> dict[str, Any]:
     """Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason."""
@@ -65,7 +65,7 @@ def rollback(name: Name, request: Request, the: The, body: RollbackRequest | Non
     "/models/{name}/promotion/resume",
     summary="Let runs promote again after a rollback",
     response_model=ModelAnswer,
-    responses=errors(404, 503),
+    responses=errors(400, 404, 503),
 )
 def resume_promotion(name: Name, request: Request, the: The) -> dict[str, Any]:
     with session() as db:
@@ -79,7 +79,7 @@ def resume_promotion(name: Name, request: Request, the: The) -> dict[str, Any]:
     "/models/{name}/promotions",
     summary="The ledger: which version went live when, by whom, why",
     response_model=PromotionsAnswer,
-    responses=errors(404, 503),
+    responses=errors(400, 404, 503),
 )
 def promotions(name: Name, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> dict[str, Any]:
     with session() as db:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -31,7 +31,7 @@ from api.schemas import (
 from api.upstream import check
 from core.database import Prediction
 from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
-from core.images import Decoded, InputSpec, encode_png, from_bytes
+from core.images import Decoded, InputSpec, encode_png, from_bytes, from_file
 
 router = APIRouter(tags=["predictions"])
 The = Annotated[Gateway, Depends(gateway)]
@@ -74,7 +74,9 @@ async def predict(
     data = await file.read()
     if not data:
         raise InvalidImage("the file is empty; send a PNG, JPEG or WebP image", field="file")
-    decoded = await anyio.to_thread.run_sync(_decode, data, known.spec, "file", limiter=the.decoding)
+    decoded = await anyio.to_thread.run_sync(
+        _decode, from_file, data, known.spec, "file", limiter=the.decoding
+    )
     filename = _plain_filename(file.filename)
     answers = await _predict(the, known, [decoded], draft=False, filename=filename, actor=actor)
     return JSONResponse(answers[0])
@@ -145,13 +147,14 @@ def _texts(body: InvocationRequest) -> Sequence[str]:
 
 def _decode_all(texts: Sequence[str], fields: Sequence[str], spec: InputSpec) -> list[Decoded]:
     return [
-        _decode(decode_base64(text, field), spec, field) for text, field in zip(texts, fields, strict=True)
+        _decode(from_bytes, decode_base64(text, field), spec, field)
+        for text, field in zip(texts, fields, strict=True)
     ]
 
 
-def _decode(data: bytes, spec: InputSpec, field: str) -> Decoded:
+def _decode(read: Callable[[bytes, InputSpec], Decoded], data: bytes, spec: InputSpec, field: str) -> Decoded:
     try:
-        return from_bytes(data, spec)
+        return read(data, spec)
     except InvalidImage as exc:
         raise InvalidImage(exc.message, field=field) from exc
 

@@ -9,7 +9,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from core.labels import normalise
 
 MOST_IMAGES = 64
 _EXAMPLE_IMAGE = "<base64 of 784 raw bytes, or of a PNG, JPEG or WebP file>"
@@ -25,7 +27,13 @@ def _storable(text: str) -> str:
     return text
 
 
+def _label(value: Any) -> Any:
+    """As every bad label: InvalidLabel, which passes through pydantic because it is no ValueError."""
+    return normalise(value) if isinstance(value, str) else value
+
+
 Text = Annotated[str, AfterValidator(_storable)]
+Label = Annotated[str, BeforeValidator(_label)]
 ModelName = Annotated[Text, Field(max_length=100, description="The default model when left out.")]
 
 
@@ -82,7 +90,7 @@ class SaveImageRequest(_Request):
     model_config = _example({"image": _EXAMPLE_IMAGE, "label": "cat", "prediction_id": _PREDICTION_ID})
 
     image: str = Field(description="Base64 of raw pixels or of an image file.")
-    label: Text = Field(description="What the image really shows; may be new.")
+    label: Label = Field(description="What the image really shows; may be new.")
     prediction_id: UUID | None = Field(None, description="The prediction this speaks of, if any.")
     model: ModelName | None = None
     source: Literal["correction", "sample"] = Field(
@@ -431,7 +439,8 @@ class ErrorAnswer(BaseModel):
                 {
                     "error": {
                         "code": "invalid_image",
-                        "message": "12 bytes that are no PNG, JPEG or WebP image; send one of these",
+                        "message": "12 bytes that are no PNG, JPEG or WebP image; send one of these, or 784 raw "
+                        "bytes (28x28)",
                         "field": "image",
                     }
                 }

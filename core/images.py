@@ -73,19 +73,25 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
     if len(data) == spec.size_bytes and not _looks_encoded(data):
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
         return Decoded(pixels, None, name_of(pixels))
-    return from_file(data, spec)
+    return _decoded(open_image(data, spec), spec)
 
 
 def from_file(data: bytes, spec: InputSpec) -> Decoded:
     """A PNG, JPEG or WebP file. Raises InvalidImage."""
-    original = open_image(data, spec)
+    return _decoded(open_image(data), spec)
+
+
+def _decoded(original: Image.Image, spec: InputSpec) -> Decoded:
     pixels = fit(original, spec)
     same = original.size == (spec.width, spec.height) and np.array_equal(np.asarray(original), pixels)
     return Decoded(pixels, None if same else original, name_of(pixels))
 
 
-def open_image(data: bytes, spec: InputSpec | None = None) -> Image.Image:
-    """Decodes, applies EXIF orientation, strips metadata; mode L or RGB, longest side at most 1024 px."""
+def open_image(data: bytes, raw: InputSpec | None = None) -> Image.Image:
+    """Decodes, applies EXIF orientation, strips metadata; mode L or RGB, longest side at most 1024 px.
+
+    raw: what would have been taken as raw pixels too, for the advice when it is no image.
+    """
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image)
@@ -94,7 +100,7 @@ def open_image(data: bytes, spec: InputSpec | None = None) -> Image.Image:
         image.load()
         plain = ImageOps.exif_transpose(_flatten(image))
     except UnidentifiedImageError as exc:
-        raise InvalidImage(_not_an_image(data, spec)) from exc
+        raise InvalidImage(_not_an_image(data, raw)) from exc
     # Pillow itself warns from 89 megapixels and raises from 179, both before it decodes.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InvalidImage(
@@ -157,9 +163,11 @@ def _looks_encoded(data: bytes) -> bool:
     )
 
 
-def _not_an_image(data: bytes, spec: InputSpec | None) -> str:
-    raw = f"; or {spec.size_bytes} raw bytes ({spec.width}x{spec.height})" if spec is not None else ""
-    return f"{len(data)} bytes that are no PNG, JPEG or WebP image; send one of these{raw}"
+def _not_an_image(data: bytes, raw: InputSpec | None) -> str:
+    said = f"{len(data)} bytes that are no PNG, JPEG or WebP image"
+    if raw is None:
+        return said
+    return f"{said}; send one of these, or {raw.size_bytes} raw bytes ({raw.width}x{raw.height})"
 
 
 def _check_size(image: Image.Image) -> None:

@@ -1,6 +1,6 @@
 """Where things live: the environment (and `.env`), read once.
 
-What changes a model is not here but in its home's `params.yaml` (core/params.py).
+What changes a model is not here but in its home's `params.yaml` (pipeline/params.py).
 Unknown keys in `.env`, and unknown `EMEND_` variables, fail at start by name. Secrets print as `***`,
 addresses that may hold one not at all.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -18,6 +18,9 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError
+from core.validation import told
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _named(name: str) -> AliasChoices:
@@ -37,12 +40,12 @@ class Settings(BaseSettings):
 
     # Who listens where. Loopback unless told otherwise.
     host: str = Field("127.0.0.1", validation_alias=_named("EMEND_HOST"))
-    api_port: int = Field(8000, validation_alias=_named("EMEND_API_PORT"))
-    serving_port: int = Field(5002, validation_alias=_named("EMEND_SERVING_PORT"))
-    mlflow_port: int = Field(5000, validation_alias=_named("EMEND_MLFLOW_PORT"))
-    viewer_port: int = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
-    ui_port: int = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
-    orchestrator_port: int = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
+    api_port: Port = Field(8000, validation_alias=_named("EMEND_API_PORT"))
+    serving_port: Port = Field(5002, validation_alias=_named("EMEND_SERVING_PORT"))
+    mlflow_port: Port = Field(5000, validation_alias=_named("EMEND_MLFLOW_PORT"))
+    viewer_port: Port = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
+    ui_port: Port = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
+    orchestrator_port: Port = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
     serving_url_setting: str | None = Field(None, validation_alias=_named("EMEND_SERVING_URL"))
     default_model: str = Field("doodles", validation_alias=_named("EMEND_DEFAULT_MODEL"))
 
@@ -152,5 +155,5 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        faults = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in exc.errors())
+        faults = "; ".join(told(".".join(str(p) for p in e["loc"]), e) for e in exc.errors())
         raise ConfigurationError(f"settings: {faults}; the known ones are in .env.example") from exc

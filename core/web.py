@@ -1,5 +1,7 @@
 """What every HTTP service shares: the one error shape, request ids, body limits, metrics, offline docs.
 
+A query parameter that an address does not know is refused by name: misspelt, it would be ignored without a word.
+
     app = web.application("gateway", "what it does", lifespan=...)
     web.serve(app, port)
 
@@ -21,7 +23,7 @@ from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -32,10 +34,12 @@ from uuid_utils import uuid7
 from core import __version__, docs_page, telemetry
 from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
 from core.settings import settings
+from core.validation import told
 
 MOST_BODY_BYTES_AT_ONCE = 200_000_000  # of all requests under way together
 MOST_NAME_CHARACTERS = 60  # of a client's own field names, in an error
 UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+ANY_QUERY = ("/healthz", "/readyz")  # whoever watches them may add what they like
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = telemetry.get_logger("web")
@@ -53,6 +57,7 @@ def application(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its script from elsewhere; see core/docs_page.py
         redoc_url=None,
+        dependencies=[Depends(_only_known_query)],
         exception_handlers={
             EmendError: _emend_error,
             RequestValidationError: _validation_error,
@@ -73,14 +78,33 @@ def application(
     return app
 
 
+# async: it must not take one of the threads that wait for a database.
+async def _only_known_query(request: Request) -> None:
+    """Known is what the OpenAPI document lists; pages that are not in it (/docs, /metrics) take anything."""
+    if not request.query_params:
+        return
+    path = getattr(request.scope.get("route"), "path", "")
+    listed = request.app.openapi()["paths"]
+    operation = listed.get(path, listed.get(f"{path}/", {})).get(request.method.lower())
+    if operation is None or path in ANY_QUERY:
+        return
+    known = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is not None:
+        clipped = unknown[:MOST_NAME_CHARACTERS]
+        takes = f"the known ones: {', '.join(known)}" if known else "this address takes none"
+        raise InvalidInput(f"there is no query parameter {clipped!r} here; {takes}", field=clipped)
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Without the 422 that FastAPI promises for every endpoint: what is malformed is answered 400, in our shape."""
+    """With the 400 of a malformed request, in our shape, instead of the 422 that FastAPI promises everywhere."""
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
         for operation in (o for methods in made.get("paths", {}).values() for o in methods.values()):
             stated = json.dumps(operation["responses"].get("422", {}))
             if "HTTPValidationError" in stated:
                 del operation["responses"]["422"]
+            operation["responses"].setdefault("400", {"description": "The request cannot be used as it is."})
         for name in ("HTTPValidationError", "ValidationError"):
             made.get("components", {}).get("schemas", {}).pop(name, None)
     assert app.openapi_schema is not None
@@ -248,7 +272,7 @@ async def _emend_error(_request: Request, exc: Exception) -> JSONResponse:
     return _answer(exc)
 
 
-async def _validation_error(_request: Request, exc: Exception) -> JSONResponse:
+async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     # Clipped: an unknown field's name is the client's own.
@@ -259,9 +283,10 @@ async def _validation_error(_request: Request, exc: Exception) -> JSONResponse:
     ]
     if first["type"] == "json_invalid":
         return _answer(InvalidInput("request body is not valid JSON; see /docs for an example"))
+    if first["type"] == "model_attributes_type" and "json" not in request.headers.get("content-type", ""):
+        return _answer(InvalidInput("send the JSON with the header `Content-Type: application/json`; see /docs"))
     field = ".".join(where) or None
-    # Only the rule's own words: pydantic's `input` would echo what was sent.
-    return _answer(InvalidInput(f"{field or 'request'}: {first['msg'][:300]}; see /docs", field=field))
+    return _answer(InvalidInput(f"{told(field or 'the request body', first)}; see /docs", field=field))
 
 
 async def _http_error(_request: Request, exc: Exception) -> JSONResponse:

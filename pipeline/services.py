@@ -46,6 +46,7 @@ def services(chosen: Settings, mlflow_database_url: str | None) -> list[Service]
 
 def check_ports(listed: list[Service], host: str) -> None:
     """Raises ConfigurationError that names every taken port, its service, and what to set instead."""
+    _check_each_has_its_own(listed)
     taken = [service for service in listed if _is_taken(host, service.port)]
     if taken:
         named = "; ".join(
@@ -53,6 +54,14 @@ def check_ports(listed: list[Service], host: str) -> None:
             for s in taken
         )
         raise ConfigurationError(named)
+
+
+def _check_each_has_its_own(listed: list[Service]) -> None:
+    for port in sorted({service.port for service in listed}):
+        sharing = [service for service in listed if service.port == port]
+        if len(sharing) > 1:
+            named = " and ".join(f"{s.name} ({s.setting})" for s in sharing)
+            raise ConfigurationError(f"{named} would share port {port}; give each a port of its own")
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -699,6 +699,11 @@ def test_every_endpoint_is_documented_with_an_example(client: httpx.Client) -> N
         assert spec["components"]["schemas"][name]["examples"], name
 
 
+def test_the_bare_address_leads_to_the_docs_page(client: httpx.Client) -> None:
+    response = client.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+
+
 def test_the_docs_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     response = client.get("/docs")
     assert response.status_code == 200

@@ -270,6 +270,7 @@ def test_bad_input_is_refused_by_name_and_stores_nothing(client: httpx.Client) -
         response = client.post("/save-image/", content=content, headers={"Content-Type": "application/json"})
         check_refusal(response, 400, label)
         assert response.json()["error"]["field"] == "label"
+        assert response.json()["error"]["code"] == "invalid_label"
     for body, status in BAD_CORRECTIONS.values():
         check_refusal(client.post("/save-image/", json=body), status)
     for content in BAD_TEXTS.values():
@@ -284,6 +285,10 @@ def test_bad_input_is_refused_by_name_and_stores_nothing(client: httpx.Client) -
 def test_bad_uploads_are_refused(client: httpx.Client) -> None:
     for data in (b"", b"hello", SVG, png(200)[:600], bomb(60_000)):
         check_refusal(client.post("/predict", files={"file": ("a.png", data)}), 400)
+    for data in (b"hello", bytes(784)):
+        told = client.post("/predict", files={"file": ("a.png", data)}).json()["error"]["message"]
+        assert "no PNG, JPEG or WebP image" in told
+        assert "raw" not in told
     check_refusal(client.post("/predict", files={"other": ("a.png", png())}), 400)
     check_refusal(client.post("/predict", data={"file": "text"}), 400)
     check_refusal(client.post("/predict", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
@@ -325,6 +330,9 @@ def test_bad_ids_keys_and_queries_are_refused(client: httpx.Client) -> None:
         "/predictions?version=99999999999": 400,
         "/predictions?label=%00": 400,
         "/corrections?status=lost": 400,
+        "/corrections?modle=doodles": 400,
+        "/models?limit=5": 400,
+        f"/predictions/{unknown}/image?size=28": 400,
         "/models/%00": 400,
         "/pipeline_runs/x": 400,
         "/pipeline_runs/99999999999999999999": 400,

@@ -175,8 +175,9 @@ def test_what_is_no_whole_image_is_refused(data: bytes, says: str) -> None:
 
 
 def test_raw_bytes_are_no_file() -> None:
-    with pytest.raises(InvalidImage, match="784 bytes that are no"):
+    with pytest.raises(InvalidImage, match="784 bytes that are no") as refused:
         from_file(bytes(784), DOODLE)
+    assert "raw" not in refused.value.message
 
 
 def test_an_empty_drawing_is_refused() -> None:

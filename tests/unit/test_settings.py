@@ -1,4 +1,4 @@
-"""Addresses at which services that listen somewhere are reached."""
+"""Addresses at which services that listen somewhere are reached, and ports that cannot be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigurationError
-from core.settings import Settings, embedded_database_url, url_of
+from core.settings import Settings, embedded_database_url, settings, url_of
 from pipeline.services import check_ports, services
 
 
@@ -62,3 +62,26 @@ def test_a_half_written_pid_file_names_no_database(content: str, tmp_path: Path)
     (tmp_path / "postgres" / "postmaster.pid").write_text(content)
     with pytest.raises(ConfigurationError, match="no database"):
         embedded_database_url(tmp_path)
+
+
+@pytest.mark.parametrize("service", ["API", "SERVING", "MLFLOW", "VIEWER", "UI", "ORCHESTRATOR"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("0", "must be at least 1"), ("99999", "must be at most 65535"), ("http", "must be a whole number")],
+)
+def test_what_is_no_port_is_refused_by_name(
+    service: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"EMEND_{service}_PORT", value)
+    settings.cache_clear()
+    with pytest.raises(ConfigurationError, match=f"EMEND_{service}_PORT {says}"):
+        settings()
+
+
+def test_two_services_on_one_port_are_refused_by_name(tmp_path: Path) -> None:
+    chosen = Settings(EMEND_API_PORT=9081, EMEND_VIEWER_PORT=9081, EMEND_DATA_DIR=tmp_path)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"gateway \(EMEND_API_PORT\) and viewer \(EMEND_VIEWER_PORT\) would share port 9081",
+    ):
+        check_ports(services(chosen, None), "127.0.0.1")

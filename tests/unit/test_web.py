@@ -1,21 +1,40 @@
-"""What every HTTP service shares: refusals of other sites' pages, and of field names that go on and on."""
+"""What every HTTP service shares: refusals of other sites' pages and of what no address knows, in plain words."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import httpx
 import pytest
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from core import web
 from core.settings import settings
 from tests.support.http_server import http_client
 
 
+class Kind(StrEnum):
+    fruit = "fruit"
+    stone = "stone"
+
+
 class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("plum", min_length=1, max_length=5, pattern="^[a-z]*$")
+    title: str = Field("Plum", min_length=3)
+    count: int = Field(1, ge=1, le=3)
+    share: float = Field(0.5, gt=0, lt=1)
+    ripe: bool = True
+    id: UUID | None = None
+    kind: Kind = Kind.fruit
+    colour: Literal["red", "blue"] = "red"
+    seeds: list[str] = Field([], max_length=2)
 
 
 @pytest.fixture
@@ -29,6 +48,23 @@ def client() -> Iterator[httpx.Client]:
     @app.post("/thing")
     def change(_: Asked) -> str:
         return "changed"
+
+    router = APIRouter()
+
+    @router.get("/things/{number}")
+    def things(number: int, limit: Annotated[int, Query(le=9)] = 1, colour: str | None = None) -> str:
+        return f"{number} {limit} {colour}"
+
+    @router.post("/renew", include_in_schema=False)
+    @router.post("/renew/")
+    def renew(soon: bool = False) -> bool:
+        return soon
+
+    @router.get("/healthz")
+    def healthz() -> str:
+        return "ok"
+
+    app.include_router(router)
 
     with http_client(app) as client:
         yield client
@@ -115,3 +151,84 @@ def test_a_field_name_that_is_no_text_is_refused(client: httpx.Client) -> None:
     content = json.dumps({"\ud800": 1})
     response = client.post("/thing", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "named", "known"),
+    [
+        ("/things/1?limti=2", "limti", "limit, colour"),
+        ("/things/1?limit=2&Colour=red", "Colour", "limit, colour"),
+        ("/things/1?number=2", "number", "limit, colour"),
+        ("/things/1?=2", "", "limit, colour"),
+        ("/thing?limit=2", "limit", "takes none"),
+        ("/things/x?" + "k" * 500, "k" * 60, "limit, colour"),
+    ],
+)
+def test_a_query_parameter_that_no_address_knows_is_refused_by_name(
+    client: httpx.Client, path: str, named: str, known: str
+) -> None:
+    response = client.get(path)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["field"]) == ("invalid_input", named)
+    assert repr(named) in error["message"]
+    assert known in error["message"]
+    assert len(error["message"]) < 200
+
+
+def test_changes_know_their_query_parameters_too(client: httpx.Client) -> None:
+    for path in ("/renew", "/renew/"):
+        assert client.post(f"{path}?soon=true").json() is True
+        assert client.post(f"{path}?later=true").status_code == 400
+
+
+def test_known_query_parameters_are_taken_and_pages_take_any(client: httpx.Client) -> None:
+    assert client.get("/things/1?limit=2&colour=red").json() == "1 2 red"
+    for path in ("/healthz", "/metrics", "/docs", "/openapi.json"):
+        assert client.get(f"{path}?probe=7").status_code == 200
+
+
+def test_the_openapi_document_tells_of_the_400_and_of_no_422(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths["/things/{number}"]["get"]["responses"]) == {"200", "400"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({"name": 7}, "name must be text"),
+        ({"name": ""}, "name is empty"),
+        ({"name": "melons"}, "name has more than 5 characters"),
+        ({"name": "Fig"}, "name has characters that are not allowed"),
+        ({"title": "P"}, "title has fewer than 3 characters"),
+        ({"count": "many"}, "count must be a whole number"),
+        ({"count": 1.5}, "count must be a whole number"),
+        ({"count": "9" * 5_000}, "count is too large a number"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"count": 4}, "count must be at most 3"),
+        ({"share": 0}, "share must be more than 0.0"),
+        ({"share": 1}, "share must be less than 1.0"),
+        ({"share": []}, "share must be a number"),
+        ({"ripe": "perhaps"}, "ripe must be true or false"),
+        ({"id": "12"}, "id must be a UUID, such as 019a1c7e-5f0a-7c3e-8b1d-2f6a9c4e7d10"),
+        ({"kind": "shell"}, "kind must be 'fruit' or 'stone'"),
+        ({"colour": "green"}, "colour must be 'red' or 'blue'"),
+        ({"seeds": "a"}, "seeds must be a list"),
+        ({"seeds": ["a", 7]}, "seeds.1 must be text"),
+        ({"seeds": ["a", "b", "c"]}, "seeds has more than 2 entries"),
+        ({"naem": "fig"}, "naem is not known here"),
+        ([], "the request body must be a JSON object"),
+    ],
+)
+def test_what_is_malformed_is_told_in_plain_words(client: httpx.Client, sent: Any, message: str) -> None:
+    response = client.post("/thing", json=sent)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == f"{message}; see /docs"
+
+
+def test_a_body_that_is_missing_or_not_said_to_be_json_is_told_so(client: httpx.Client) -> None:
+    for content, message in (
+        (None, "the request body is missing; see /docs"),
+        (b"{}", "send the JSON with the header `Content-Type: application/json`; see /docs"),
+    ):
+        assert client.post("/thing", content=content).json()["error"]["message"] == message
