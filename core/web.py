@@ -284,7 +284,9 @@ async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return _answer(InvalidInput("request body is not valid JSON; see /docs for an example"))
     if first["type"] == "model_attributes_type" and "json" not in request.headers.get("content-type", ""):
-        return _answer(InvalidInput("send the JSON with the header `Content-Type: application/json`; see /docs"))
+        return _answer(
+            InvalidInput("send the JSON with the header `Content-Type: application/json`; see /docs")
+        )
     field = ".".join(where) or None
     return _answer(InvalidInput(f"{told(field or 'the request body', first)}; see /docs", field=field))
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -45,6 +47,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Which model.", envvar="EMEND_DEFAULT_MODEL")]
 RunId = Annotated[int, typer.Argument(help="The run's number, as `emend runs` shows it.")]
 
+Column = tuple[str, Callable[[dict[str, Any]], str]]  # its heading, and what it shows of a row
+
 EXIT_OF = {"succeeded": 0, "halted": 3, "rejected": 4, "interrupted": 5, "cancelled": 5}
 COLOURS = {
     "succeeded": "green", "running": "cyan", "queued": "cyan", "failed": "red", "rejected": "yellow",
@@ -54,11 +58,20 @@ COLOURS = {
 
 def main() -> None:
     """The console script: errors on purpose are one line, not a traceback."""
+    _log_warnings_only()
     try:
         app()
     except EmendError as exc:
         err.print(f"[red]error:[/red] {escape(exc.message)}", soft_wrap=True, markup=True)
         raise SystemExit(1) from exc
+
+
+def _log_warnings_only() -> None:
+    """On standard error; a command says itself what it did."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
 
 
 @app.command()
@@ -85,6 +98,10 @@ def up() -> None:
             signal.signal(signal.SIGHUP, watching.request_stop)  # the terminal was closed
         try:
             watching.start()
+        except BaseException:
+            watching.stop()  # PostgreSQL may run already; the error is all that there is to say
+            raise
+        try:
             _first_start(watching)
             watching.wait_until_ready({"mlflow", "serving", "gateway", "viewer", "orchestrator"}, 180)
             if not watching.stopping:
@@ -112,21 +129,16 @@ def status(as_json: AsJson = False) -> None:
             state = "[green]answers[/green]" if service["answers"] else "[red]does not answer[/red]"
             services.add_row(service["name"], escape(service["url"]), state)
         out.print(services)
-        listed = Table(
-            "model", "version", "holdout", "dataset", "waiting", "promotion", box=None, pad_edge=False
-        )
-        for model in found["models"]:
-            accuracy = model["holdout_accuracy"]
-            listed.add_row(
-                escape(model["name"]),
-                str(model["champion"] or "none"),
-                "-" if accuracy is None else f"{100 * accuracy:.1f} %",
-                str(model["dataset_version"] or "-"),
-                f"{model['waiting_corrections']} corrections, {model['waiting_imports']} imports",
-                "paused (rollback)" if model["promotion_paused"] else "automatic",
-            )
+        columns: list[Column] = [
+            ("model", lambda m: escape(m["name"])),
+            ("version", lambda m: str(m["champion"] or "none")),
+            ("holdout", lambda m: _percent(m["holdout_accuracy"])),
+            ("dataset", lambda m: str(m["dataset_version"] or "-")),
+            ("waiting", _waiting),
+            ("promotion", lambda m: "paused (rollback)" if m["promotion_paused"] else "automatic"),
+        ]
         out.print()
-        out.print(listed)
+        out.print(_table(columns, found["models"]))
     if not all(service["answers"] for service in found["services"]):
         raise typer.Exit(1)
 
@@ -144,11 +156,11 @@ def import_quickdraw(
     as_json: AsJson = False,
 ) -> None:
     """Import drawings of the Quick, Draw! data set, from its own files."""
+    from pipeline import first_start, models
     from pipeline import imports as importing
-    from pipeline import models, params
 
-    models.make(model, "doodles")
-    home = models.home_of(model)
+    if model != first_start.MODEL:  # which `emend up` makes, perhaps only in a moment
+        models.require(model)
     chosen = [c.strip() for c in categories.split(",") if c.strip()] if categories else None
     with _counting("images") as progress:
         if download:
@@ -157,8 +169,12 @@ def import_quickdraw(
             importing.download_quickdraw(
                 directory, chosen or list(CATEGORIES), limit or 3_000, progress=progress
             )
-        staged = importing.stage_quickdraw(
-            directory, home, params.load(home).input.spec, categories=chosen, limit=limit, progress=progress
+        staged = models.stage(
+            model,
+            "doodles",
+            lambda home, spec: importing.stage_quickdraw(
+                directory, home, spec, categories=chosen, limit=limit, progress=progress
+            ),
         )
     _take_in(model, staged, as_json)
 
@@ -178,7 +194,7 @@ def import_folder(
 ) -> None:
     """Import a folder or tar of images, one sub-folder a category."""
     from pipeline import imports as importing
-    from pipeline import models, params, workspace
+    from pipeline import models, workspace
 
     if preset is not None and preset not in workspace.PRESETS:
         raise typer.BadParameter(f"one of {', '.join(workspace.PRESETS)}", param_hint="--preset")
@@ -186,11 +202,13 @@ def import_folder(
         raise typer.BadParameter(
             f"{model} exists already; its params.yaml says what it sees", param_hint="--preset"
         )
-    models.make(model, preset or models.preset_of(model))
-    home = models.home_of(model)
     with _counting("images") as progress:
-        staged = importing.stage_folder(
-            directory, home, params.load(home).input.spec, licence=licence, progress=progress
+        staged = models.stage(
+            model,
+            preset or models.preset_of(model),
+            lambda home, spec: importing.stage_folder(
+                directory, home, spec, licence=licence, progress=progress
+            ),
         )
     _take_in(model, staged, as_json)
 
@@ -243,34 +261,34 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List the latest runs."""
-    from pipeline import runs
+    from pipeline import models, runs
 
+    if model is not None:
+        models.require(model)
     found = runs.list_runs(model, limit=limit)
     if as_json:
         _print_json(found)
         return
-    table = Table(
-        "run", "model", "trigger", "status", "new", "version", "seconds", "what", box=None, pad_edge=False
-    )
-    for each in found:
-        seconds = sum(stage["duration_seconds"] or 0 for stage in each["stages"])
-        table.add_row(
-            str(each["run_id"]),
-            escape(each["model"]),
-            each["trigger"],
-            _coloured(each["status"]),
-            str(each["new_images"] if each["new_images"] is not None else "-"),
-            str(each["version"] or "-"),
-            f"{seconds:.1f}",
-            escape(each["message"] or ""),
-        )
-    out.print(table if found else "no runs yet; `emend run` starts one")
+    columns: list[Column] = [
+        ("run", lambda r: str(r["run_id"])),
+        ("model", lambda r: escape(r["model"])),
+        ("trigger", lambda r: r["trigger"]),
+        ("status", lambda r: _coloured(r["status"])),
+        ("new", lambda r: "-" if r["new_images"] is None else str(r["new_images"])),
+        ("version", lambda r: str(r["version"] or "-")),
+        ("seconds", lambda r: f"{sum(stage['duration_seconds'] or 0 for stage in r['stages']):.1f}"),
+        ("what", lambda r: escape(_without_status(r["status"], r["message"]))),
+    ]
+    if _narrow():
+        columns = [c for c in columns if c[0] not in ("trigger", "new", "seconds")]
+    out.print(_table(columns, found) if found else "no runs yet; `emend run` starts one")
 
 
 @app.command()
 def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show a run: stages, durations, figures, verdict."""
     from pipeline import runs
+    from pipeline.follow import figures_in_words
 
     found = runs.show_run(run_id)
     if as_json:
@@ -278,10 +296,10 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
         return
     out.print(f"run {run_id} of {escape(found['model'])}: {_coloured(found['status'])}  ({found['trigger']})")
     if found["message"]:
-        out.print(escape(found["message"]), soft_wrap=True)
+        out.print(escape(_without_status(found["status"], found["message"])), soft_wrap=True)
     table = Table("stage", "status", "seconds", "figures", box=None, pad_edge=False)
     for stage in found["stages"]:
-        figures = ", ".join(f"{k}={_short(v)}" for k, v in stage["figures"].items() if v is not None)
+        figures = ", ".join(figures_in_words(stage["name"], stage["figures"]))
         seconds = "-" if stage["duration_seconds"] is None else f"{stage['duration_seconds']:.2f}"
         table.add_row(stage["name"], _coloured(stage["status"]), seconds, escape(stage["message"] or figures))
     out.print(table)
@@ -329,13 +347,20 @@ def ledger(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    table = Table("when", "what", "version", "instead of", "by", "outcome", "why", box=None, pad_edge=False)
-    for e in found:
-        instead = str(e["replaced_version"] or "-")
-        when = e["opened_at"][:19].replace("T", " ")
-        by, why = escape(e["actor"]), escape(e["reason"])
-        table.add_row(when, e["action"], str(e["version"]), instead, by, e["outcome"] or "open", why)
-    out.print(table)
+    columns: list[Column] = [
+        ("when (UTC)", lambda e: _when(e["opened_at"])),
+        (
+            "what",
+            lambda e: e["action"] if e["outcome"] == "done" else f"{e['action']}, {e['outcome'] or 'open'}",
+        ),
+        ("version", lambda e: str(e["version"])),
+        ("instead of", lambda e: str(e["replaced_version"] or "-")),
+        ("by", lambda e: escape(e["actor"])),
+        ("why", lambda e: escape(e["reason"])),
+    ]
+    if _narrow():
+        columns = [c for c in columns if c[0] != "instead of"]
+    out.print(_table(columns, found))
 
 
 @app.command()
@@ -347,28 +372,30 @@ def corrections(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the latest corrections and what became of them."""
-    from pipeline import overview
+    """List the latest corrections, what became of them, and whether the live version gets them right."""
+    from pipeline import models, overview
 
+    if model is not None:
+        models.require(model)
     found = overview.corrections(model, state, limit)
     if as_json:
         _print_json(found)
         return
-    table = Table("when", "model", "label", "status", "dataset", "now right", box=None, pad_edge=False)
-    table.add_column("id", no_wrap=True)
-    for c in found:
-        right = {True: "yes", False: "no", None: "-"}[c["live_correct"]]
-        when = c["received_at"][:19].replace("T", " ")
-        table.add_row(
-            when,
-            escape(c["model"]),
-            escape(c["label"]),
-            c["status"],
-            str(c["dataset_version"] or "-"),
-            right,
-            c["correction_id"],
-        )
-    out.print(table if found else "no corrections yet; the README's walk shows how to send one")
+    columns: list[Column] = [
+        ("when (UTC)", lambda c: _when(c["received_at"])),
+        ("model", lambda c: escape(c["model"])),
+        ("label", lambda c: escape(c["label"])),
+        ("status", lambda c: c["status"]),
+        ("dataset", lambda c: str(c["dataset_version"] or "-")),
+        ("right", lambda c: {True: "yes", False: "no", None: "-"}[c["live_correct"]]),
+        ("id", lambda c: c["correction_id"]),
+    ]
+    if _narrow():
+        one_model = len({c["model"] for c in found}) == 1
+        columns = [c for c in columns if c[0] != "dataset" and not (one_model and c[0] == "model")]
+    out.print(
+        _table(columns, found) if found else "no corrections yet; the README's walk shows how to send one"
+    )
 
 
 @app.command()
@@ -433,7 +460,8 @@ def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
     if as_json:
         _print_json(found)
     else:
-        out.print(f"{_coloured(found['status'])}: {escape(str(found['message']))}", soft_wrap=True)
+        told = _without_status(found["status"], found["message"])
+        out.print(f"{_coloured(found['status'])}: {escape(told)}", soft_wrap=True)
     raise typer.Exit(EXIT_OF.get(found["status"], 1))
 
 
@@ -442,31 +470,39 @@ def _take_in(model: str, staged: Any, as_json: bool) -> None:
 
     models.take_in(model, staged)
     if as_json:
-        bad = [{"name": b.name, "reason": b.reason} for b in staged.bad]
         _print_json(
             {
                 "import_id": staged.id,
                 "model": model,
                 "images": staged.images,
                 "categories": dict(staged.categories),
-                "bad": bad,
+                "bad": [{"name": b.name, "reason": b.reason} for b in staged.bad],
                 "bad_count": staged.bad_count,
+                "contradictions": [{"name": c.name, "reason": c.reason} for c in staged.contradictions],
+                "contradiction_count": staged.contradiction_count,
             }
         )
         return
     for label, count in sorted(staged.categories.items()):
         out.print(f"  {label:<20} {count:>8}", markup=False)
-    for bad_file in staged.bad[:20]:
-        err.print(
-            f"  [yellow]left out[/yellow] {escape(f'{bad_file.name}: {bad_file.reason}')}", soft_wrap=True
-        )
-    if staged.bad_count > 20:
-        err.print(f"  … and {staged.bad_count - 20} more; --json lists them")
+    _name_first(staged.bad, staged.bad_count, 20, "[yellow]left out[/yellow] ")
+    if staged.contradiction_count:
+        came = _counted(staged.contradiction_count, "image")
+        err.print(f"  {came} came again under another label; the first label stays:")
+        _name_first(staged.contradictions, staged.contradiction_count, 5)
     out.print(
-        f"{staged.images} images staged for {escape(model)}, {staged.bad_count} left out; "
+        f"{_counted(staged.images, 'image')} staged for {escape(model)}, {staged.bad_count} left out; "
         f"`emend run --model {escape(model)}` learns from them",
         soft_wrap=True,
     )
+
+
+def _name_first(files: Any, count: int, most: int, before: str = "") -> None:
+    """files: named ones, perhaps fewer than there are: `count`."""
+    for each in files[:most]:
+        err.print(f"  {before}{escape(f'{each.name}: {each.reason}')}", soft_wrap=True)
+    if count > most:
+        err.print(f"  … and {count - most} more; --json lists them")
 
 
 def _print_addresses() -> None:
@@ -513,8 +549,46 @@ def _coloured(state: str) -> str:
     return f"[{COLOURS.get(state, 'default')}]{state}[/]"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _without_status(status: str, message: str | None) -> str:
+    """A verdict begins with its own "Rejected: ", which need not stand beside the status again."""
+    text = message or ""
+    start = f"{status}: "
+    return text[len(start) :] if text.lower().startswith(start) else text
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _narrow() -> bool:
+    """Too narrow for every column of the long lists."""
+    return out.width < 110
+
+
+def _when(moment: str) -> str:
+    """moment: ISO 8601 in UTC."""
+    return (moment[5:16] if _narrow() else moment[:19]).replace("T", " ")
+
+
+def _waiting(model: dict[str, Any]) -> str:
+    corrections = _counted(model["waiting_corrections"], "correction")
+    return f"{corrections}, {_counted(model['waiting_imports'], 'import')}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def _table(columns: list[Column], rows: list[dict[str, Any]]) -> Table:
+    """Only what people wrote is broken into lines, and nothing is cut."""
+    table = Table(box=None, pad_edge=False)
+    for heading, _ in columns:
+        whole = heading not in ("model", "label", "by", "what", "why")
+        most = 16 if heading == "model" and _narrow() else None
+        table.add_column(heading, no_wrap=whole, overflow="fold", max_width=most)
+    for row in rows:
+        table.add_row(*(shown(row) for _, shown in columns))
+    return table
 
 
 if __name__ == "__main__":

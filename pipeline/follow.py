@@ -13,6 +13,18 @@ from core.database import ACTIVE_RUN, Run, Transition, session
 from core.errors import Unavailable
 
 LOOK_SECONDS = 0.25
+# Of each stage, the figures worth a line. The database keeps them in no order that means anything.
+TOLD_FIRST = {
+    "ingest": ("new_images", "corrections", "import_images"),
+    "convert": ("converted", "unreadable"),
+    "merge": ("new_images", "train", "validation", "holdout", "duplicates", "conflicts"),
+    "version": ("dataset_version",),
+    "train": ("train images", "epochs", "validation_accuracy", "device"),
+    "evaluate": ("holdout_images", "exam_images", "corrections_fixed", "corrections_broke"),
+    "register": ("version", "categories"),
+    "promote": ("promoted",),
+    "cleanup": ("files_removed",),
+}
 # A run's transitions are written by one thread in order, one asker's aside: reading by id misses none that matter.
 
 
@@ -71,12 +83,27 @@ def sentence(event: Event) -> str | None:
         )
     seconds = event.figures.get("duration_seconds")
     took = f"{seconds:6.1f} s" if isinstance(seconds, int | float) else ""
-    told = event.message or _figures(event.figures)
+    told = event.message or _told(event.stage, event.figures)
     return f"  {event.stage:<10} {event.status:<10} {took}  {told}".rstrip()
 
 
-def _figures(figures: dict[str, Any]) -> str:
-    shown = [
-        f"{k.replace('_', ' ')} {v}" for k, v in figures.items() if k != "duration_seconds" and v is not None
-    ]
-    return ", ".join(shown[:4])
+def figures_in_words(stage: str, figures: dict[str, Any]) -> list[str]:
+    """ "train images 1619" and so on: those worth telling first, then all others."""
+    first = [key for key in TOLD_FIRST.get(stage, ()) if key in figures]
+    rest = [key for key in figures if key not in first and key != "duration_seconds"]
+    return [f"{_words(key)} {_short(figures[key])}" for key in first + rest if figures[key] is not None]
+
+
+def _told(stage: str, figures: dict[str, Any]) -> str:
+    """Those worth telling; of a stage that is not listed, the first four."""
+    listed = [key for key in TOLD_FIRST.get(stage, ()) if figures.get(key) is not None]
+    return ", ".join(figures_in_words(stage, figures)[: len(listed) or 4])
+
+
+def _words(key: str) -> str:
+    """The word for a correction that no version is trained on is exam question."""
+    return key.replace("exam_images", "exam_").replace("exam_", "exam questions ").replace("_", " ").strip()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

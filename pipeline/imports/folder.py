@@ -69,7 +69,7 @@ def stage_folder(
                 if isinstance(picture, str):
                     shard.reject(file.name, picture)
                 else:
-                    shard.add(choice.label(file.folder), picture)
+                    shard.add(choice.label(file.folder), picture, file.name)
             if progress is not None:
                 progress(shard.categories.total())
         choice.report()

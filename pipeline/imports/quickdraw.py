@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def stage_quickdraw(
         for label, paths in files.items():
             for other in paths[1:]:
                 shard.reject(other.name, f"not read: {paths[0].name} has the same drawings")
-            for bitmaps in _bitmaps(paths[0], limit, shard):
-                _add(label, bitmaps, spec, shard)
+            for names, bitmaps in _bitmaps(paths[0], limit, shard):
+                _add(label, names, bitmaps, spec, shard)
                 if progress is not None:
                     progress(shard.categories.total())
         _reject_bad_names(directory, shard)
@@ -100,19 +100,21 @@ def _reject_bad_names(directory: Path, shard: Staging) -> None:
             shard.reject(path.name, exc.message)
 
 
-def _add(label: str, bitmaps: NDArray[np.uint8], spec: InputSpec, shard: Staging) -> None:
-    for picture in prepare_pixels(bitmaps, spec):
-        shard.add(label, picture)
+def _add(
+    label: str, names: Sequence[str], bitmaps: NDArray[np.uint8], spec: InputSpec, shard: Staging
+) -> None:
+    for name, picture in zip(names, prepare_pixels(bitmaps, spec), strict=True):
+        shard.add(label, picture, name)
 
 
-def _bitmaps(path: Path, limit: int | None, shard: Staging) -> Iterator[NDArray[np.uint8]]:
-    """(<= BATCH, 28, 28) at a time; what cannot be read is named in `shard`."""
+def _bitmaps(path: Path, limit: int | None, shard: Staging) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+    """Names and (<= BATCH, 28, 28) at a time; what cannot be read is named in `shard`."""
     batches = _from_npy(path, limit, shard) if path.suffix == ".npy" else _from_ndjson(path, limit, shard)
     for names, bitmaps in batches:
         inked = bitmaps.any(axis=(1, 2))
         for position in np.flatnonzero(~inked):
             shard.reject(names(int(position)), "shows nothing: all paper")
-        yield bitmaps[inked]
+        yield [names(int(position)) for position in np.flatnonzero(inked)], bitmaps[inked]
 
 
 def _from_npy(path: Path, limit: int | None, shard: Staging) -> Iterator[tuple[Any, NDArray[np.uint8]]]:

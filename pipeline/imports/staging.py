@@ -51,7 +51,11 @@ class BadFile:
 
 @dataclass(frozen=True)
 class StagedImport:
-    """file: relative to the home. categories: pictures of each label. bad: the first MAX_NAMED of bad_count."""
+    """file: relative to the home. categories: pictures of each label. bad: the first MAX_NAMED of bad_count.
+
+    contradictions: likewise, of the pictures that came before in this import under another label. They are staged
+    too; of one import's rows the merge stage takes the first.
+    """
 
     id: str
     file: str
@@ -60,6 +64,8 @@ class StagedImport:
     categories: Mapping[str, int]
     bad: tuple[BadFile, ...]
     bad_count: int
+    contradictions: tuple[BadFile, ...]
+    contradiction_count: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class Staging:
         self.categories: Counter[str] = Counter()
         self.bad: list[BadFile] = []
         self.bad_count = 0
+        self.contradictions: list[BadFile] = []
+        self.contradiction_count = 0
+        self._first_label: dict[int, str] = {}  # by 64 bits of the image's name: 0.2 GB for a million images
         self._id, self._source = import_id, source
         self._writer = writer
         self._constant = {"source": source, "licence": licence, "import_id": import_id}
@@ -86,7 +95,12 @@ class Staging:
         self._waiting: list[tuple[str, Prepared]] = []
         self._waiting_bytes = 0
 
-    def add(self, label: str, picture: Prepared) -> None:
+    def add(self, label: str, picture: Prepared, name: str) -> None:
+        """name: as a person knows it, for when the same picture came before under another label."""
+        first = self._first_label.setdefault(int(picture.sha256[:16], 16), label)
+        if first != label and labels.key_of(first) != labels.key_of(label):
+            self.contradiction_count += 1
+            _name(self.contradictions, name, f"is {label} here, but the same image came before as {first}")
         self.categories[label] += 1
         self._waiting.append((label, picture))
         self._waiting_bytes += len(picture.png) + len(picture.original or b"")
@@ -96,9 +110,7 @@ class Staging:
     def reject(self, name: str, reason: str, count: int = 1) -> None:
         """name: as found; what a terminal might obey in it is replaced."""
         self.bad_count += count
-        if len(self.bad) < MAX_NAMED:
-            printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-            self.bad.append(BadFile(printable, reason))
+        _name(self.bad, name, reason)
 
     def flush(self) -> None:
         if self._waiting:
@@ -114,6 +126,8 @@ class Staging:
             categories=dict(sorted(self.categories.items())),
             bad=tuple(self.bad),
             bad_count=self.bad_count,
+            contradictions=tuple(self.contradictions),
+            contradiction_count=self.contradiction_count,
         )
 
     def _table(self) -> pa.Table:
@@ -129,6 +143,12 @@ class Staging:
             **{name: [value] * len(pictures) for name, value in self._constant.items()},
         }
         return dataset.rows_table(columns, len(pictures), self._writer.schema)
+
+
+def _name(among: list[BadFile], name: str, reason: str) -> None:
+    if len(among) < MAX_NAMED:
+        printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+        among.append(BadFile(printable, reason))
 
 
 @contextmanager
@@ -165,8 +185,8 @@ def stage_pixels(
     """Pictures that are there as pixels, label to (N, H, W[, 3]): for the starter's drawings."""
     with staging(home, spec, source, licence) as shard:
         for label, images in sorted(pixels.items()):
-            for picture in prepare_pixels(images, spec):
-                shard.add(labels.normalise(label), picture)
+            for number, picture in enumerate(prepare_pixels(images, spec)):
+                shard.add(labels.normalise(label), picture, f"{label} {number}")
     return shard.result()
 
 

@@ -1,19 +1,75 @@
-"""The command line: what people wrote is shown as they wrote it."""
+"""The command line: what it shows, what it refuses, and what it leaves behind."""
 
 from __future__ import annotations
 
+import io
+import json
+import socket
+import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
+import structlog
+import typer
+from PIL import Image
+from rich.console import Console
+from sqlalchemy import select
 
-from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, session
-from pipeline import cli
+from core.database import (
+    Category,
+    CategoryState,
+    Correction,
+    CorrectionStatus,
+    Import,
+    ImportStatus,
+    LedgerAction,
+    LedgerEntry,
+    LedgerOutcome,
+    Model,
+    Run,
+    RunStatus,
+    Trigger,
+    session,
+)
+from pipeline import cli, models
+from pipeline.follow import Event, figures_in_words, sentence
+from tests.support.gateway import params
+from tests.support.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def emend(*arguments: str) -> None:
     with patch.object(sys, "argv", ["emend", *arguments]):
         cli.main()
+
+
+def exit_code(*arguments: str) -> Any:
+    with pytest.raises(SystemExit) as ended:
+        emend(*arguments)
+    return ended.value.code
+
+
+def add_model(name: str = "doodles") -> None:
+    with session() as db:
+        db.add(Model(name=name, params=params()))
+
+
+def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "out", Console(highlight=False, width=columns))
 
 
 @pytest.mark.usefixtures("emend_environment")
@@ -48,3 +104,246 @@ def test_an_error_that_looks_like_markup_is_one_line(capsys: pytest.CaptureFixtu
         emend("ledger", "--model", "[/oops]")
     assert ended.value.code == 1
     assert "there is no model '[/oops]'" in capsys.readouterr().err
+
+
+# Models that are not there
+
+WITH_MODEL = {
+    "run": [],
+    "runs": [],
+    "rollback": [],
+    "promotion-resume": [],
+    "ledger": [],
+    "corrections": [],
+    "import quickdraw": ["."],
+}
+
+
+def test_the_commands_tried_are_all_that_take_a_model() -> None:
+    taking = set()
+    top = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, command in [*top.items(), *((f"import {n}", c) for n, c in top["import"].commands.items())]:
+        if any("--model" in param.opts for param in command.params):
+            taking.add(name)
+    assert taking == WITH_MODEL.keys() | {"import folder"}  # which makes a new one
+
+
+@pytest.mark.usefixtures("emend_environment")
+@pytest.mark.parametrize("command", WITH_MODEL)
+def test_a_model_that_is_not_there_is_an_error_that_names_those_there_are(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_model()
+    assert exit_code(*command.split(), *WITH_MODEL[command], "--model", "dodles") == 1
+    shown = capsys.readouterr()
+    assert "error: there is no model 'dodles'; the models are: doodles" in shown.err
+    assert shown.out == ""
+
+
+# Imports
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def folder_of(root: Path, files: dict[str, bytes]) -> str:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return str(root)
+
+
+@pytest.mark.parametrize("command", [["folder"], ["folder", "--preset", "photos"], ["quickdraw"]])
+def test_an_import_without_a_usable_image_makes_no_model(
+    command: list[str],
+    emend_environment: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = folder_of(tmp_path / "pictures", {"cat/1.png": b"hello", "cat.npy": b"hello"})
+    kind, *options = command
+    model = "doodles" if kind == "quickdraw" else "mushrooms"
+    assert exit_code("import", kind, folder, "--model", model, *options) == 1
+    assert "nothing here can be imported" in capsys.readouterr().err
+    assert models.names() == []
+    assert list(Path(emend_environment["EMEND_DATA_DIR"]).iterdir()) == []
+
+
+def test_a_name_that_no_model_can_have_is_refused_before_anything_is_read(
+    emend_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "pictures", {"cat/1.png": b"hello"})
+    assert exit_code("import", "folder", folder, "--model", "../up") == 1
+    assert "cannot be a model's name" in capsys.readouterr().err
+    assert not Path(emend_environment["EMEND_DATA_DIR"]).exists()
+
+
+def test_the_first_image_makes_a_new_model_and_the_second_import_finds_it(
+    emend_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "pictures", {"cat/1.png": picture(1)})
+    for _ in range(2):
+        assert exit_code("import", "folder", folder, "--model", "mushrooms") == 0
+        assert "1 image staged for mushrooms, 0 left out" in capsys.readouterr().out
+    home = Path(emend_environment["EMEND_DATA_DIR"]) / "mushrooms"
+    with session() as db:
+        files = list(db.scalars(select(Import.file)))
+    assert sorted(str(p.relative_to(home)) for p in (home / "imports").iterdir()) == sorted(files)
+    assert len(files) == 2
+    assert list(home.parent.glob(".import-*")) == []
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_images_under_two_labels_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"cat/{n}.png": picture(n) for n in range(8)} | {f"dog/{n}.png": picture(n) for n in range(7)}
+    folder = folder_of(tmp_path / "pictures", files | {"dog/own.png": picture(9)})
+    assert exit_code("import", "folder", folder, "--model", "pets") == 0
+    shown = capsys.readouterr()
+    assert "16 images staged for pets, 0 left out" in shown.out
+    assert "7 images came again under another label; the first label stays" in shown.err
+    assert "dog/0.png: is dog here, but the same image came before as cat" in shown.err
+    assert "… and 2 more" in shown.err
+    assert exit_code("import", "folder", folder, "--model", "pets", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["contradiction_count"], found["bad_count"]) == (16, 7, 0)
+    assert found["contradictions"][6]["name"] == "dog/6.png"
+
+
+# What is shown
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_command_shows_its_sentence_and_no_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model()
+    assert exit_code("promotion-resume") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("runs of doodles may promote again\n", "")
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_rejected_run_is_called_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model()
+    with session() as db:
+        run = Run(
+            model="doodles",
+            trigger=Trigger.manual,
+            requested_by="test",
+            status=RunStatus.rejected,
+            message="Rejected: too few; because it fixes nothing.",
+        )
+        db.add(run)
+        db.flush()
+        run_id = run.id
+    for command in (["runs"], ["show", str(run_id)]):
+        assert exit_code(*command) == 0
+        shown = capsys.readouterr().out
+        assert "too few; because it fixes nothing." in shown
+        assert shown.lower().count("rejected") == 1
+
+
+@pytest.mark.usefixtures("emend_environment")
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_long_lists_fit_a_terminal_and_are_not_cut(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_model()
+    add_model("a-model-with-quite-a-long-name")
+    verdict = "Promoted: " + "on the holdout " * 20 + "it is better."
+    with session() as db:
+        db.add(
+            Category(
+                model="doodles", id=0, name="palm tree", key="palm tree", aliases=[],
+                state=CategoryState.active, images=1, train_images=1,
+            )
+        )  # fmt: skip
+        db.add(
+            Run(
+                model="doodles", trigger=Trigger.threshold, requested_by="test", version=12,
+                status=RunStatus.interrupted, message=verdict, new_images=12_345,
+            )
+        )  # fmt: skip
+        db.add(
+            LedgerEntry(
+                model="doodles", action=LedgerAction.rollback, version=12, replaced_version=13,
+                actor="somebody (emend)", reason=verdict, outcome=LedgerOutcome.reverted,
+            )
+        )  # fmt: skip
+        db.add(
+            Import(
+                id=uuid.uuid4(), model="doodles", file="imports/1.parquet", source="import", images=3,
+                status=ImportStatus.staged,
+            )
+        )  # fmt: skip
+        db.flush()
+        correction = Correction(
+            id=uuid.uuid4(), model="doodles", image_sha256="0" * 64, category_id=0, label="palm tree",
+            actor="a", source="correction", request_sha256="0" * 64, status=CorrectionStatus.quarantined,
+        )  # fmt: skip
+        db.add(correction)
+        correction_id = str(correction.id)
+    on_a_terminal(columns, monkeypatch)
+    shown = {}
+    for command in ("runs", "ledger", "corrections", "status"):
+        assert exit_code(command) == (1 if command == "status" else 0)  # no service runs here
+        shown[command] = capsys.readouterr().out
+        assert max(map(len, shown[command].splitlines())) <= columns
+        assert "…" not in shown[command]
+    models_shown = shown["status"].split("\n\n")[1].splitlines()
+    assert "0 corrections, 1 import" in models_shown[1]
+    assert "a-model-wit" in models_shown[2]
+    for command, whole in {
+        "runs": ("doodles", "interrupted", "12"),
+        "ledger": ("rollback, reverted", "12"),
+        "corrections": ("quarantined", correction_id),
+    }.items():
+        first = shown[command].splitlines()[1]
+        assert all(part in first for part in whole), first
+    for command in ("runs", "ledger"):
+        assert " ".join(shown[command].split()).count("holdout") == 20
+
+
+def test_a_stage_tells_its_figures_in_words_and_in_an_order_that_does_not_hang_on_the_database() -> None:
+    figures = {"holdout": 5, "train": 32, "new_images": 40, "excluded": 0, "validation": 3, "conflicts": 0}
+    event = Event(7, "merge", "succeeded", None, figures | {"duration_seconds": 0.3})
+    told = sentence(event)
+    assert told is not None
+    assert told.endswith("new images 40, train 32, validation 3, holdout 5, conflicts 0")
+    judged = {"promoted": 1.0, "exam_broke": 1, "exam_images": 8, "holdout_images": 5}
+    assert figures_in_words("evaluate", judged) == [
+        "holdout images 5",
+        "exam questions 8",
+        "promoted 1",
+        "exam questions broke 1",
+    ]
+
+
+# emend up
+
+
+def test_up_names_a_taken_port_and_does_not_say_that_something_was_stopped(
+    emend_environment: dict[str, str],
+) -> None:
+    others = {f"EMEND_{name}_PORT": str(free_port()) for name in ("SERVING", "VIEWER", "UI", "ORCHESTRATOR")}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "up"],
+            cwd=ROOT,
+            env=emend_environment
+            | others
+            | {"EMEND_API_PORT": str(port), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"port {port} (gateway) is taken" in done.stderr
+    assert "stop" not in done.stderr.replace("stop what listens there", "")

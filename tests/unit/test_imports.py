@@ -194,6 +194,26 @@ def test_bitmaps_are_preferred_to_strokes_of_the_same_drawings(tmp_path: Path) -
     assert reasons(staged) == {"cat.ndjson": "not read: cat.npy has the same drawings"}
 
 
+# --- one image under two labels
+
+
+def test_an_image_that_comes_again_under_another_label_is_counted_and_named(tmp_path: Path) -> None:
+    shared = drawings(2)
+    np.save(tmp_path / "cat.npy", shared)
+    np.save(tmp_path / "dog.npy", np.vstack([drawings(1, seed=1), shared]))
+    staged = stage_quickdraw(tmp_path, tmp_path / "home", DOODLE)
+    assert staged.categories == {"cat": 2, "dog": 3}
+    assert (staged.images, staged.bad_count, staged.contradiction_count) == (5, 0, 2)
+    assert [c.name for c in staged.contradictions] == ["dog.npy row 1", "dog.npy row 2"]
+    assert staged.contradictions[0].reason == "is dog here, but the same image came before as cat"
+
+
+def test_one_label_spelt_twice_contradicts_nothing(tmp_path: Path) -> None:
+    files = {"Cat/1.png": picture(1), "cat/2.png": picture(1), "cat/3.png": picture(1)}
+    staged = stage_folder(tree(tmp_path / "p", files), tmp_path, PHOTO)
+    assert (staged.images, staged.contradiction_count) == (3, 0)
+
+
 # --- folders and tars
 
 
@@ -229,6 +249,7 @@ def test_a_folder_of_pictures_is_staged(tmp_path: Path) -> None:
     assert reasons(staged).keys() == LEFT_OUT
     assert staged.bad_count == 6
     assert "files left out: 2" in reasons(staged)["b<d/"]
+    assert reasons(staged)["dog/vector.png"] == "6 bytes that are no PNG, JPEG or WebP image"
     rows = rows_of(tmp_path / "home", staged)
     assert all(decode_png(row["image"]["bytes"]).shape == (32, 32, 3) for row in rows)
     assert [row["original"] is None for row in rows] == [False, False, False, True, False]
