@@ -365,7 +365,8 @@ class Corrections:
     def said(self) -> str:
         if self.images == 0:
             return "no corrections to judge by"
-        return f"fixed {self.fixed} of {self.champion_wrong} corrections, broke {self.broke}"
+        noun = "correction" if self.champion_wrong == 1 else "corrections"
+        return f"fixed {self.fixed} of {self.champion_wrong} {noun}, broke {self.broke}"
 
 
 def compare(answers: Slice, confidence: float) -> Paired:

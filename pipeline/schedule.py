@@ -116,7 +116,8 @@ def _at_the_threshold(db: Session, model: str, triggers: TriggerParams) -> int |
     waiting = _waiting(db, model)
     if waiting < triggers.corrections:
         return None
-    return _queue(db, model, Trigger.threshold, f"{waiting} waiting corrections")
+    noun = "correction" if waiting == 1 else "corrections"
+    return _queue(db, model, Trigger.threshold, f"{waiting} waiting {noun}")
 
 
 def _waiting(db: Session, model: str) -> int:

@@ -96,6 +96,12 @@ def test_a_promotion_says_the_figures_in_one_sentence() -> None:
     )
 
 
+def test_one_correction_is_not_many() -> None:
+    corrections = counted(both_right=0, gained=1, lost=0, both_wrong=0)
+    verdict = judge(evidence_of(counted(2_700, 72, 33, 195), learned=corrections), RULE)
+    assert "fixed 1 of 1 correction, broke 0" in verdict.sentence
+
+
 def test_a_rejection_says_every_reason() -> None:
     corrections = counted(both_right=12, gained=1, lost=1, both_wrong=3)
     verdict = judge(evidence_of(counted(900, 20, 20, 60), exam=corrections), RULE)
