@@ -7,22 +7,36 @@ TORCH ?= auto
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check setup setup-dev lock format clean
+.PHONY: help up test check pages check-pages setup setup-dev lock format clean
+PAGE_SOURCES := $(shell find ui -name node_modules -prune -o -name dist -prune -o -name '*.py' -prune \
+    -o -name __pycache__ -prune -o -type f -print)
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-up: setup ## Install what is missing and start everything; Ctrl-C stops it
+up: setup ## Install what is missing, build the pages and start everything; Ctrl-C stops it
+	@$(MAKE) --no-print-directory pages || echo "warning: the pages could not be built (see above); all else works" >&2
 	@$(BIN)/emend up
 
-test: setup-dev ## Set up, then ruff, mypy --strict and every test
+test: setup-dev ## Set up, then ruff, mypy --strict, the pages' checks and every test
+	@$(MAKE) --no-print-directory pages
 	@$(MAKE) --no-print-directory check
 
-check: ## The same checks without the set-up
+check: check-pages ## The same checks without the set-up
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+pages: setup ui/dist/.built ## Build the web pages (ui/), with the Node of .venv where there is none
+
+ui/dist/.built: $(PAGE_SOURCES) deploy/node.sh
+	@VENV=$(VENV) sh deploy/node.sh build
+	@touch $@
+
+check-pages: pages ## TypeScript, lint and layout, and vitest of the pages
+	@VENV=$(VENV) sh deploy/node.sh check
+	@VENV=$(VENV) sh deploy/node.sh test
 
 setup: $(VENV)/.installed-$(TORCH) ## Make .venv and install from requirements.lock (TORCH=cpu|cuda decides by hand)
 

@@ -30,6 +30,7 @@ def services(chosen: Settings, mlflow_database_url: str | None) -> list[Service]
         _own(chosen, "serving", "serving", chosen.serving_port, "EMEND_SERVING_PORT", "/version"),
         _own(chosen, "gateway", "api", chosen.api_port, "EMEND_API_PORT", "/healthz"),
         _own(chosen, "viewer", "viewer", chosen.viewer_port, "EMEND_VIEWER_PORT", "/healthz"),
+        _own(chosen, "pages", "ui", chosen.ui_port, "EMEND_UI_PORT", "/healthz"),
         _own(
             chosen,
             "orchestrator",

@@ -1,9 +1,8 @@
-"""The viewer's routes: runs with their stages, logs and verdicts, and one live stream of every transition."""
+"""The viewer's routes: runs with their stages, logs and verdicts, a live stream of every transition, and its pages."""
 
 from __future__ import annotations
 
 import asyncio
-import html
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,10 +13,10 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 
-from core import web
+from core import pages, web
 from core.database import ACTIVE_RUN, StageStatus, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
@@ -39,6 +38,8 @@ router = APIRouter()
 def create_app() -> FastAPI:
     app = web.application("viewer", DESCRIPTION, lifespan=_lifespan)
     app.include_router(router)
+    app.include_router(router, prefix="/runs", include_in_schema=False)  # as the drawing app has it
+    pages.install(app, pages.built("viewer"), {"/api": settings().api_url})
     return app
 
 
@@ -203,22 +204,3 @@ def readyz(listener: Listener) -> dict[str, str]:
     if not listener.listening:
         raise Unavailable("the database's notifications are not heard yet; try again in a moment")
     return {"status": "ready"}
-
-
-@router.get("/", include_in_schema=False)
-def page() -> HTMLResponse:
-    """The latest runs, until the real page comes with the user interface."""
-    rows = "".join(
-        f'<tr><td><a href="/pipeline_runs/{run["run_id"]}">{run["run_id"]}</a></td>'
-        + "".join(
-            f"<td>{html.escape(str(run[key] or ''))}</td>"
-            for key in ("model", "trigger", "status", "message")
-        )
-        + "</tr>"
-        for run in runs.list_runs(limit=50)
-    )
-    return HTMLResponse(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Emend runs</title><h1>Runs</h1>'
-        "<table><tr><th>run<th>model<th>trigger<th>status<th>message</tr>"
-        f'{rows}</table><p>Live: <a href="/events?after=0">/events</a>. All addresses: <a href="/docs">/docs</a>.'
-    )

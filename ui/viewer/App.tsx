@@ -1,0 +1,26 @@
+/** The run viewer's front, served on 9081. A page: a file in pages/, a line in PAGES, a Route. */
+import { Route, Switch } from "wouter";
+import { FreshAfterStale } from "../shared/App.tsx";
+import { NotFound } from "../shared/components/NotFound.tsx";
+import { type Page, Shell } from "../shared/components/Shell.tsx";
+import { useAddresses } from "../shared/others.ts";
+import { Home } from "./pages/Home.tsx";
+
+const PAGES: readonly Page[] = [{ path: "/", name: "Runs" }];
+
+export function App() {
+  const addresses = useAddresses();
+  return (
+    <Shell pages={PAGES} {...(addresses && { other: { name: "Draw", href: addresses.draw } })}>
+      <FreshAfterStale />
+      <Switch>
+        <Route path="/">
+          <Home />
+        </Route>
+        <Route>
+          <NotFound />
+        </Route>
+      </Switch>
+    </Shell>
+  );
+}
