@@ -2,6 +2,7 @@
 
 `before(stage)` returns the keys the manifest gains before that stage runs. `after(stage)` records its result, in
 the same transaction as the stage's transition to succeeded, so a stage is never done without its consequences.
+What they must know of the registry is asked before the transaction: a row must not stay locked while MLflow hangs.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from core.database import (
     Stage,
     StageStatus,
     Version,
+    session,
 )
 from core.registry import Registry, RegistryError
 from core.settings import settings
 from core.storage import write_durably
 from pipeline import schedule, workspace
-from pipeline.champion import MOVED_BACK, aliases_of, version_of
+from pipeline.champion import MOVED_BACK, Aliases, aliases_of
 from pipeline.params import load
 from pipeline.promotion import close_entry, entry_of, open_entry
 from pipeline.stages import read_json
@@ -60,7 +62,11 @@ _STATES = {
 _IN_DATASET = (CorrectionStatus.merged, CorrectionStatus.exam)
 
 
-def before(stage: str, db: Session, run: Run, manifest: Manifest) -> Manifest:
+def before(stage: str, db: Session, run: Run, manifest: Manifest, aliases: Aliases | None) -> Manifest:
+    """aliases: where they point now, for the stages in ASKS_ALIASES."""
+    if stage in ASKS_ALIASES:
+        assert aliases is not None
+        return ASKS_ALIASES[stage](db, run, manifest, aliases)
     return _BEFORE[stage](db, run, manifest) if stage in _BEFORE else {}
 
 
@@ -70,17 +76,29 @@ def after(stage: str, db: Session, run: Run, manifest: Manifest, results: Mappin
         _AFTER[stage](db, run, manifest, results)
 
 
-def after_stop(stage: str, db: Session, run: Run) -> None:
-    """A promote stage that failed or was killed may or may not have moved champion: its intent is closed by where
-    champion is. When MLflow is away it stays open for the next attempt, or the orchestrator's next start."""
-    if stage != "promote" or run.version is None:
-        return
+def aliases_after_stop(run_id: int, model: str) -> Aliases | None:
+    """What `after_stop` must know; None: it was not in promote, or MLflow is away."""
+    with session() as db:
+        promote = db.get(Stage, (run_id, "promote"))
+    if promote is None or promote.status is not StageStatus.running:
+        return None
     try:
         with Registry(settings().mlflow_tracking_uri) as registry:
-            champion = version_of(registry, run.model, "champion")
+            return aliases_of(registry, model)
     except RegistryError as exc:
-        _log.warning("the promotion stays open in the ledger", run=run.id, reason=exc.message)
-        return
+        _log.warning("the promotion stays open in the ledger", run=run_id, reason=exc.message)
+        return None
+
+
+def after_stop(stage: str, db: Session, run: Run, aliases: Aliases | None) -> str | None:
+    """A promote stage that failed or was killed may or may not have moved champion: its intent is closed by where
+    champion is. When that is not known it stays open for the next attempt, or the orchestrator's next start.
+
+    Returns what a person must know besides.
+    """
+    if stage != "promote" or run.version is None or aliases is None:
+        return None
+    champion = aliases.champion
     moved_back = _moved_back(run).exists()
     entry = entry_of(db, run.id, None)
     if entry is not None:
@@ -96,6 +114,9 @@ def after_stop(stage: str, db: Session, run: Run) -> None:
             "reason": f"the model server did not answer with version {run.version}",
         }
         close_entry(db, open_entry(db, **(promoted | undone)), LedgerOutcome.done)
+    if champion == run.version:
+        return f"version {run.version} is live already; `emend rollback --model {run.model}` undoes that"
+    return None
 
 
 def _moved_back(run: Run) -> Path:
@@ -190,20 +211,17 @@ def _untrained_images(db: Session, model: str) -> int:
     return int(corrections or 0) + int(imported or 0)
 
 
-def _champion(_db: Session, run: Run, _: Manifest) -> Manifest:
-    with Registry(settings().mlflow_tracking_uri) as registry:
-        return {"champion_version": version_of(registry, run.model, "champion")}
+def _champion(_db: Session, _run: Run, _: Manifest, now: Aliases) -> Manifest:
+    return {"champion_version": now.champion}
 
 
-def _promotion_may_go_on(db: Session, run: Run, manifest: Manifest) -> Manifest:
+def _promotion_may_go_on(db: Session, run: Run, manifest: Manifest, now: Aliases) -> Manifest:
     """The intent row, and what `previous` named before any attempt of this run moved it."""
     _moved_back(run).unlink(missing_ok=True)
     paused = db.get_one(Model, run.model).promotion_paused_at is not None
     known = {"promotion_paused": paused, "previous_version": manifest.get("previous_version")}
     if paused or run.verdict is None or not run.verdict["promoted"]:
         return known
-    with Registry(settings().mlflow_tracking_uri) as registry:
-        now = aliases_of(registry, run.model)
     if now.champion != run.version:
         known["previous_version"] = now.previous
         open_entry(db, **_promotion_of(run, now.champion))
@@ -379,9 +397,11 @@ def _pictures(db: Session, model: str, *where: ColumnElement[bool]) -> Iterator[
 
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
     "ingest": _snapshot,
+    "cleanup": _settled_files,
+}
+ASKS_ALIASES: dict[str, Callable[[Session, Run, Manifest, Aliases], Manifest]] = {
     "version": _champion,
     "promote": _promotion_may_go_on,
-    "cleanup": _settled_files,
 }
 _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] = {
     "ingest": _ingested,

@@ -35,6 +35,7 @@ from core.registry import RunStatus as MlflowStatus
 from core.settings import settings
 from core.storage import write_json
 from pipeline import bookkeeping, promotion, workspace
+from pipeline.champion import Aliases, aliases_of
 from pipeline.params import load
 from pipeline.processes import StageProcess, WarmStages
 from pipeline.runs import record
@@ -118,7 +119,8 @@ class Execution:
         except Exception as exc:  # noqa: BLE001 - the thread's edge: a run must not stay `running` whatever happened
             _log.exception("run failed unexpectedly", run=self._run_id)
             status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
-        self._transaction(lambda db, run: self._end(db, run, status, message))
+        aliases = self._patiently(lambda: bookkeeping.aliases_after_stop(self._run_id, self._model))
+        self._transaction(lambda db, run: self._end(db, run, status, message, aliases))
         self._finish_mlflow(status)
         RUNS.labels(self._model, status).inc()
         RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
@@ -136,7 +138,12 @@ class Execution:
         return bookkeeping.final_status(run, self._results)
 
     def _stage(self, name: str, warm: WarmStages) -> None:
-        manifest = self._transaction(lambda db, run: self._begin(db, run, name))
+        aliases = (
+            self._patiently(lambda: self._ask_aliases(name)) if name in bookkeeping.ASKS_ALIASES else None
+        )
+        if name == "train":
+            self._ensure_mlflow_run()
+        manifest = self._transaction(lambda db, run: self._begin(db, run, name, aliases))
         process = warm.take(name)
         started, started_at = time.monotonic(), time.time()
         try:
@@ -168,7 +175,7 @@ class Execution:
         if halted:
             raise Stopped(RunStatus.halted, halted)
 
-    def _begin(self, db: Session, run: Run, name: str) -> dict[str, Any]:
+    def _begin(self, db: Session, run: Run, name: str, aliases: Aliases | None) -> dict[str, Any]:
         """The stage's row, its transition, and the manifest with what this stage must know."""
         row = db.get(Stage, (run.id, name))
         if row is None:
@@ -178,14 +185,11 @@ class Execution:
         row.attempt += 1
         row.finished_at = row.duration_seconds = row.message = None
         self._attempt = row.attempt
-        if name == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
-            promotion.take_promotion_lock(self._lock, run.model)
-            self._promoting = True
         path = self._folder / "manifest.json"
         known: dict[str, Any] = read_json(path) if path.exists() else {}
-        manifest = known | bookkeeping.before(name, db, run, known)
+        manifest = known | bookkeeping.before(name, db, run, known, aliases)
         if name == "train":
-            manifest["mlflow_run_id"] = run.mlflow_run_id = run.mlflow_run_id or self._new_mlflow_run(run)
+            manifest["mlflow_run_id"] = run.mlflow_run_id
         write_json(path, manifest)
         (self._folder / f"{name}.json").unlink(missing_ok=True)
         record(db, run, name, StageStatus.running, f"attempt {row.attempt}" if row.attempt > 1 else None)
@@ -216,8 +220,8 @@ class Execution:
                 f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
             )
 
-    def _end(self, db: Session, run: Run, status: RunStatus, message: str) -> None:
-        end_running_stages(db, run, status, message)
+    def _end(self, db: Session, run: Run, status: RunStatus, message: str, aliases: Aliases | None) -> None:
+        message = end_running_stages(db, run, status, message, aliases)[1]
         run.status, run.message, run.finished_at = status, message, datetime.now(UTC)
         record(db, run, None, status, message)
 
@@ -230,21 +234,29 @@ class Execution:
         return [stage for stage in STAGES if stage in done]
 
     def _transaction(self, work: Callable[[Session, Run], _T]) -> _T:
-        """Waits while the database is away; for the registry, or somebody's rollback, REGISTRY_SECONDS.
+        """Waits while the database is away. Raises LostRun when the run is not ours any more, and as `_patiently`."""
 
-        Raises LostRun when the run is not ours any more, Stopped when told to stop while waiting for the registry,
-        Unavailable when told to shut down while waiting for the database.
+        def transaction() -> _T:
+            with session() as db:
+                run = db.get_one(Run, self._run_id, with_for_update=True)
+                if run.status not in ACTIVE_RUN:
+                    raise LostRun
+                return work(db, run)
+
+        return self._patiently(transaction)
+
+    def _patiently(self, work: Callable[[], _T]) -> _T:
+        """Again while the database is away; for the registry, or somebody's rollback, REGISTRY_SECONDS.
+
+        Raises Stopped when told to stop while waiting for the registry, Unavailable when told to shut down while
+        waiting for the database.
         """
         delay_seconds = 0.2
         give_up_at = time.monotonic() + REGISTRY_SECONDS
         while True:
             try:
                 self._hold_lock()
-                with session() as db:
-                    run = db.get_one(Run, self._run_id, with_for_update=True)
-                    if run.status not in ACTIVE_RUN:
-                        raise LostRun
-                    return work(db, run)
+                return work()
             except (RegistryUnavailable, promotion.PromotionUnderWay) as exc:
                 self._check_stop("while it waited")
                 if time.monotonic() > give_up_at:
@@ -258,6 +270,13 @@ class Execution:
             _log.warning("waiting", run=self._run_id, reason=reason)
             self._shutdown.wait(delay_seconds)
             delay_seconds = min(5.0, delay_seconds * 2)
+
+    def _ask_aliases(self, stage: str) -> Aliases:
+        if stage == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
+            promotion.take_promotion_lock(self._lock, self._model)
+            self._promoting = True
+        with Registry(settings().mlflow_tracking_uri) as registry:
+            return aliases_of(registry, self._model)
 
     def _check_stop(self, where: str) -> None:
         if self._shutdown.is_set():
@@ -288,15 +307,23 @@ class Execution:
     def release(self) -> None:
         self._lock.close()
 
-    def _new_mlflow_run(self, run: Run) -> str | None:
+    def _ensure_mlflow_run(self) -> None:
         """None when MLflow is away: training goes on without its curve there."""
+        if self._transaction(lambda _, run: run.mlflow_run_id) is not None:
+            return
         try:
             with Registry(settings().mlflow_tracking_uri) as registry:
-                experiment = registry.ensure_experiment(run.model)
-                return registry.create_run(experiment, f"run-{run.id}", {"emend.run": str(run.id)})
+                experiment = registry.ensure_experiment(self._model)
+                name, tags = f"run-{self._run_id}", {"emend.run": str(self._run_id)}
+                mlflow_run = registry.create_run(experiment, name, tags)
         except RegistryError as exc:
-            _log.warning("training's curve will not be in MLflow", run=run.id, reason=exc.message)
-            return None
+            _log.warning("training's curve will not be in MLflow", run=self._run_id, reason=exc.message)
+            return
+
+        def keep(_: Session, run: Run) -> None:
+            run.mlflow_run_id = mlflow_run
+
+        self._transaction(keep)
 
     def _forward_curve(self) -> None:
         """New epochs to the viewer (as transitions) and to MLflow."""
@@ -354,16 +381,22 @@ class Curve:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def end_running_stages(db: Session, run: Run, status: RunStatus, message: str) -> list[Stage]:
-    """Normally the one at which the run ends. Returns their rows."""
+def end_running_stages(
+    db: Session, run: Run, status: RunStatus, message: str, aliases: Aliases | None
+) -> tuple[list[Stage], str]:
+    """Normally the one at which the run ends. Returns their rows, and the message with what else is to be known.
+
+    aliases: `bookkeeping.aliases_after_stop`.
+    """
     rows = db.scalars(select(Stage).where(Stage.run_id == run.id, Stage.status == StageStatus.running)).all()
     for row in rows:
+        said = bookkeeping.after_stop(row.name, db, run, aliases)
+        message = f"{message}. But {said}" if said else message
         row.status, row.message, row.finished_at = StageStatus(status), message, datetime.now(UTC)
         row.duration_seconds = round((row.finished_at - row.started_at).total_seconds(), 3)
         record(db, run, row.name, row.status, message)
         STAGE_SECONDS.labels(run.model, row.name, row.status).observe(row.duration_seconds)
-        bookkeeping.after_stop(row.name, db, run)
-    return list(rows)
+    return list(rows), message
 
 
 def try_lock(connection: Connection, run_id: int) -> bool:

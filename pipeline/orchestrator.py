@@ -37,7 +37,7 @@ from core.database import (
 from core.errors import ConfigurationError, Unavailable
 from core.registry import RegistryError
 from core.settings import settings
-from pipeline import promotion, schedule, workspace
+from pipeline import bookkeeping, promotion, schedule, workspace
 from pipeline.execution import Execution, LostRun, end_running_stages, try_lock
 from pipeline.params import load
 from pipeline.runs import record
@@ -117,11 +117,20 @@ class Orchestrator:
     def _claim(self, run_id: int) -> str | None:
         """With the run's lock held. Its model when it is ours to run."""
         with session() as db:
+            model = db.get_one(Run, run_id).model
+        aliases = bookkeeping.aliases_after_stop(run_id, model)
+        with session() as db:
             run = db.get_one(Run, run_id, with_for_update=True)
             if run.status is RunStatus.running:
-                message = "its orchestrator was stopped or killed; `emend resume` goes on"
+                stages, message = end_running_stages(
+                    db,
+                    run,
+                    RunStatus.interrupted,
+                    "its orchestrator was stopped or killed; `emend resume` goes on",
+                    aliases,
+                )
                 run.status, run.message, run.finished_at = RunStatus.interrupted, message, datetime.now(UTC)
-                for stage in end_running_stages(db, run, RunStatus.interrupted, message):
+                for stage in stages:
                     workspace.remove_leftover_locks(
                         settings().data_dir / run.model, stage.started_at.timestamp()
                     )

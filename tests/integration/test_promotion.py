@@ -107,16 +107,23 @@ def begin(home: Path, run_id: int) -> StageRun:
     """As the orchestrator does before the stage: the intent is in the ledger."""
     path = home / "runs" / str(run_id) / "manifest.json"
     manifest = read_json(path)
+    aliases = asked_aliases()
     with session() as db:
-        manifest |= bookkeeping.before("promote", db, db.get_one(Run, run_id), manifest)
+        manifest |= bookkeeping.before("promote", db, db.get_one(Run, run_id), manifest, aliases)
     write_json(path, manifest)
     return StageRun(home, run_id)
 
 
-def stop(run_id: int) -> None:
-    """As the orchestrator does after the stage failed or was killed."""
+def stop(run_id: int) -> str | None:
+    """As the orchestrator does after the stage failed or was killed; what it says besides."""
+    aliases = asked_aliases()
     with session() as db:
-        bookkeeping.after_stop("promote", db, db.get_one(Run, run_id))
+        return bookkeeping.after_stop("promote", db, db.get_one(Run, run_id), aliases)
+
+
+def asked_aliases() -> Aliases:
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        return aliases_of(registry, MODEL)
 
 
 def attempt(home: Path, run_id: int) -> str | None:
@@ -192,7 +199,7 @@ def test_killed_after_champion_moved_it_is_done_and_a_resume_does_not_promote_tw
     run = run_up_to_promote(home, GOOD)
     begin(home, run)
     registry.set_alias(MODEL, "champion", GOOD)
-    stop(run)
+    assert stop(run) == "version 2 is live already; `emend rollback --model doodles` undoes that"
     assert (ledger(), live()) == ([("promote", GOOD, LIVE, "done")], GOOD)
     assert attempt(home, run) is None
     assert ledger() == [("promote", GOOD, LIVE, "done")]
@@ -216,7 +223,7 @@ def test_killed_after_champion_moved_and_then_not_served_it_is_rolled_back_in_th
 def test_killed_before_champion_moved_it_is_abandoned(home: Path, registry: Registry) -> None:
     run = run_up_to_promote(home, GOOD)
     begin(home, run)
-    stop(run)
+    assert stop(run) is None
     assert ledger() == [("promote", GOOD, LIVE, "abandoned")]
     assert attempt(home, run) is None
     assert ledger()[1:] == [("promote", GOOD, LIVE, "done")]
