@@ -81,7 +81,7 @@ class Batcher:
 
     async def _send(self, model: str, batch: list[_Waiting]) -> None:
         # In this task only; unbound, every call would carry the id of whoever found the lane idle.
-        telemetry.bind(request_id=batch[0].request_id)
+        telemetry.bind(request_id=",".join(each.request_id for each in batch if each.request_id) or None)
         futures = [each.future for each in batch]
         metrics.BATCH_IMAGES.labels(model).observe(len(batch))
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from api.gateway import Gateway, decode_base64, gateway
 from api.inbox import Kept, Statement
 from api.predictions import png
 from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, Text, errors
-from core import receipts
+from core import receipts, telemetry
 from core.database import Correction, CorrectionStatus, Prediction, session
 from core.errors import InvalidInput, NotFound
 from core.images import from_bytes
@@ -25,6 +25,8 @@ from core.settings import settings
 router = APIRouter(tags=["corrections"])
 The = Annotated[Gateway, Depends(gateway)]
 MOST_LISTED = 500
+
+log = telemetry.get_logger("corrections")
 
 
 @router.post("/save-image", include_in_schema=False, status_code=201)
@@ -81,6 +83,7 @@ async def save_image(
     if kept.replayed:
         response.headers["Idempotent-Replay"] = "true"
     else:
+        log.info("correction kept", correction=str(kept.correction.id), model=model.name)
         metrics.CORRECTIONS.labels(model.name, _agreement(the, kept)).inc()
     return response
 

@@ -224,7 +224,7 @@ class Import(Base):
 
 
 class Prediction(Base):
-    """History: partitioned by day (core/history partitions are made ahead by the gateway, dropped by cleanup)."""
+    """History, partitioned by day: the gateway makes partitions ahead and drops old ones (core/partitions.py)."""
 
     __tablename__ = "predictions"
     __table_args__ = (
@@ -262,6 +262,7 @@ class Run(Base):
     trigger: Mapped[Trigger] = mapped_column(_enum(Trigger, "run_trigger"))
     force: Mapped[bool] = mapped_column(Boolean, server_default="false")
     requested_by: Mapped[str]
+    request_id: Mapped[str | None]  # of the HTTP request that asked for it, or asked last to resume it
     status: Mapped[RunStatus] = mapped_column(_enum(RunStatus, "run_status"))
     message: Mapped[str | None]  # why it ended as it did, in one sentence
     cancel_requested: Mapped[bool] = mapped_column(Boolean, server_default="false")
@@ -270,6 +271,7 @@ class Run(Base):
     version: Mapped[int | None]  # the model version it registered
     verdict: Mapped[dict[str, Any] | None]
     mlflow_run_id: Mapped[str | None]
+    weights_removed_at: Mapped[datetime | None]  # by retention, with its version in the registry
     requested_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

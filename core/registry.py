@@ -195,6 +195,24 @@ class Registry:
                 raise ModelNotFound(f"no model '{name}' in the registry") from exc
             raise
 
+    def delete_version(self, name: str, version: int) -> bool:
+        """Its files, then its entry; can be repeated. False, and nothing is deleted, while an alias names it.
+
+        MLflow numbers the next version after the highest there is: the newest one must stay.
+        """
+        try:
+            found = self.version(name, version)
+        except VersionNotFound:
+            return True
+        if found.aliases:
+            return False
+        self._request("DELETE", f"api/2.0/mlflow-artifacts/artifacts/{quote(self._artifact_root(found))}")
+        logged_model = found.source.removeprefix("models:/")
+        if logged_model != found.source:
+            self._delete(f"logged-models/{quote(logged_model, safe='')}")
+        self._delete("model-versions/delete", json={"name": name, "version": str(version)})
+        return True
+
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Adds or overwrites; other tags stay. Raises VersionNotFound."""
         for key, value in tags.items():
@@ -363,6 +381,14 @@ class Registry:
             if not page.get("next_page_token"):
                 return
             query["page_token"] = page["next_page_token"]
+
+    def _delete(self, endpoint: str, json: Any = None) -> None:
+        """What is gone already is no error."""
+        try:
+            self._call("DELETE", endpoint, json=json)
+        except _Refused as exc:
+            if not exc.missing:
+                raise
 
     def _call(
         self,

@@ -26,6 +26,7 @@ from core.database import (
     Import,
     ImportStatus,
     LedgerAction,
+    LedgerEntry,
     LedgerOutcome,
     Model,
     Outcome,
@@ -367,7 +368,47 @@ def final_status(run: Run, results: Mapping[str, Any]) -> tuple[RunStatus, str]:
     return RunStatus.succeeded, run.verdict["sentence"] if promotion["promoted"] else promotion["why"]
 
 
-def _settled_files(db: Session, run: Run, _: Manifest) -> Manifest:
+def _may_go(db: Session, run: Run, _: Manifest) -> Manifest:
+    expired, kept = _runs_by_weights(db, run)
+    return {
+        "settled_files": _settled_files(db, run),
+        "expired": [{"run": each.id, "version": each.version} for each in expired],
+        "kept_runs": [each.id for each in kept],
+    }
+
+
+def _runs_by_weights(db: Session, run: Run) -> tuple[list[Run], list[Run]]:
+    """(whose weights may go, whose stay). The newest `cleanup.keep_runs` versions stay, and as many of those promoted
+    last: a rollback may go back to them. A version that an alias names stays too; the stage asks the registry."""
+    keep_runs = load(settings().data_dir / run.model / "runs" / str(run.id)).cleanup.keep_runs
+    runs = db.scalars(
+        select(Run).where(Run.model == run.model, Run.weights_removed_at.is_(None)).order_by(Run.id.desc())
+    ).all()
+    versioned = [each for each in runs if each.version is not None]
+    if len(versioned) <= keep_runs:
+        return [], list(runs)
+    promoted = db.scalars(
+        select(LedgerEntry.version)
+        .where(
+            LedgerEntry.model == run.model,
+            LedgerEntry.action == LedgerAction.promote,
+            LedgerEntry.outcome == LedgerOutcome.done,
+        )
+        .group_by(LedgerEntry.version)
+        .order_by(func.max(LedgerEntry.id).desc())
+        .limit(keep_runs)
+    ).all()
+    oldest = versioned[keep_runs - 1].id
+    expired = [each for each in runs if each.id < oldest and each.version not in promoted]
+    return expired, [each for each in runs if each not in expired]
+
+
+def _cleaned(db: Session, _run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
+    removed = results["cleanup"]["weights_removed"]
+    db.execute(update(Run).where(Run.id.in_(removed)).values(weights_removed_at=datetime.now(UTC)))
+
+
+def _settled_files(db: Session, run: Run) -> list[str]:
     """What may leave the home, since the last run that cleaned up: also what a run took in that nobody resumed.
 
     A picture that came again, and waits, stays.
@@ -384,7 +425,7 @@ def _settled_files(db: Session, run: Run, _: Manifest) -> Manifest:
     settled = set(_pictures(db, run.model, ~waiting, Correction.received_at > since))
     files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(settled - wanted)]
     merged = (Import.model == run.model, Import.status == ImportStatus.merged, Import.created_at > since)
-    return {"settled_files": files + list(db.scalars(select(Import.file).where(*merged)))}
+    return files + list(db.scalars(select(Import.file).where(*merged)))
 
 
 def _pictures(db: Session, model: str, *where: ColumnElement[bool]) -> Iterator[tuple[str, str]]:
@@ -397,7 +438,7 @@ def _pictures(db: Session, model: str, *where: ColumnElement[bool]) -> Iterator[
 
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
     "ingest": _snapshot,
-    "cleanup": _settled_files,
+    "cleanup": _may_go,
 }
 ASKS_ALIASES: dict[str, Callable[[Session, Run, Manifest, Aliases], Manifest]] = {
     "version": _champion,
@@ -410,4 +451,5 @@ _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] =
     "evaluate": _evaluated,
     "register": _registered,
     "promote": _promoted,
+    "cleanup": _cleaned,
 }

@@ -105,6 +105,9 @@ class Execution:
         """Runs every stage that has not succeeded yet, and records how the run ended."""
         started = time.monotonic()
         try:
+            request_id = self._transaction(lambda _, run: run.request_id)
+            if request_id is not None:  # on every log line of this run
+                telemetry.bind(request_id=request_id)
             self._folder.mkdir(parents=True, exist_ok=True)
             status, message = self._stages()
         except Stopped as stop:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from core.errors import ConfigurationError
 from core.images import InputSpec
+from core.validation import told
 from pipeline.gate import GateParams
 
 
@@ -153,8 +154,14 @@ class StageParams(_Section):
 class CleanupParams(_Section):
     keep_runs: int = Field(
         50,
+        ge=3,
+        description="Logs, working folders and weights of older runs go, but for as many of those promoted last; the "
+        "database keeps all. Three: a rollback goes back to the one before, and names the one before that.",
+    )
+    keep_quarantine_days: int = Field(
+        90,
         ge=1,
-        description="Logs and working folders of older runs go; the database keeps all.",
+        description="Pictures set aside that nobody looked at for so long go; their receipts keep the reason.",
     )
 
 
@@ -187,7 +194,5 @@ def parse(raw: object, source: str) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as exc:
-        faults = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in exc.errors()
-        )
+        faults = "; ".join(told(".".join(str(p) for p in e["loc"]) or "the file", e) for e in exc.errors())
         raise ConfigurationError(f"{source}: {faults}") from exc

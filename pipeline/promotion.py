@@ -15,7 +15,15 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
 from core import telemetry
-from core.database import LedgerAction, LedgerEntry, LedgerOutcome, Model, dedicated_connection, session
+from core.database import (
+    LedgerAction,
+    LedgerEntry,
+    LedgerOutcome,
+    Model,
+    Run,
+    dedicated_connection,
+    session,
+)
 from core.errors import Conflict, NotFound
 from core.registry import Registry
 from core.settings import settings
@@ -202,14 +210,16 @@ def take_promotion_lock(connection: Connection, model: str) -> None:
 
 
 def _replaced_by(db: Session, model: str, version: int) -> int | None:
-    """What `version` itself replaced when it was promoted."""
+    """What `version` itself replaced when it was promoted, if retention has left it."""
     return db.scalar(
         select(LedgerEntry.replaced_version)
+        .outerjoin(Run, (Run.model == LedgerEntry.model) & (Run.version == LedgerEntry.replaced_version))
         .where(
             LedgerEntry.model == model,
             LedgerEntry.version == version,
             LedgerEntry.action == LedgerAction.promote,
             LedgerEntry.outcome == LedgerOutcome.done,
+            Run.weights_removed_at.is_(None),
         )
         .order_by(LedgerEntry.id.desc())
         .limit(1)

@@ -24,7 +24,13 @@ COMPARED = ("weights.safetensors", "model.onnx")
 
 def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
     """{"run_id", "same": {file: bool}, "folder"?}. Raises WorkspaceError when the run cannot be checked out."""
-    home = models.home_of(runs.show_run(run_id)["model"])
+    run = runs.show_run(run_id)
+    home = models.home_of(run["model"])
+    if run["weights_removed_at"] is not None:
+        raise workspace.WorkspaceError(
+            f"the weights of run {run_id} were removed by retention (cleanup.keep_runs in {home / 'params.yaml'}): "
+            f"nothing to start from or to compare with. Its data, parameters and reports are at tag run-{run_id}"
+        )
     with tempfile.TemporaryDirectory(prefix="emend-reproduce-") as temporary:
         target = keep.resolve() if keep is not None else Path(temporary) / home.name
         if target.exists():

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from core import telemetry
 from core.database import ACTIVE_RUN, Model, Run, RunStatus, Stage, Transition, Trigger, session
 from core.errors import Conflict, NotFound
 from core.settings import settings
@@ -66,6 +67,7 @@ def request_run(
 def queue(db: Session, model: str, *, trigger: Trigger, requested_by: str, force: bool = False) -> int:
     """In the caller's transaction. Raises IntegrityError when a run of the model is active."""
     run = Run(model=model, trigger=trigger, force=force, requested_by=requested_by, status=RunStatus.queued)
+    run.request_id = telemetry.request_id()
     db.add(run)
     db.flush()
     record(db, run, None, RunStatus.queued, f"asked for by {requested_by}")
@@ -89,6 +91,7 @@ def request_resume(run_id: int, *, requested_by: str) -> None:
                 raise Conflict(f"run {newer} came after run {run_id}; start a new run instead")
             run.status, run.finished_at, run.message = RunStatus.queued, None, None
             run.cancel_requested = False
+            run.request_id = telemetry.request_id()
             record(db, run, None, RunStatus.queued, f"resume asked for by {requested_by}")
     except IntegrityError as exc:
         model = show_run(run_id)["model"]
@@ -139,6 +142,7 @@ def as_json(run: Run, stages: list[Stage]) -> dict[str, Any]:
         "trigger": run.trigger,
         "force": run.force,
         "requested_by": run.requested_by,
+        "request_id": run.request_id,
         "status": run.status,
         "message": run.message,
         "new_images": run.new_images,
@@ -147,6 +151,7 @@ def as_json(run: Run, stages: list[Stage]) -> dict[str, Any]:
         "verdict": run.verdict,
         "mlflow_run_id": run.mlflow_run_id,
         "mlflow_url": _mlflow_url(run),
+        "weights_removed_at": run.weights_removed_at.isoformat() if run.weights_removed_at else None,
         "requested_at": run.requested_at.isoformat(),
         "started_at": run.started_at.isoformat() if run.started_at else None,
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,

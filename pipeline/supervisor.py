@@ -12,6 +12,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -39,7 +40,7 @@ STOP_SECONDS = 15.0
 FIRST_BACKOFF_SECONDS = 1.0
 MOST_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 60.0  # a child that lived this long starts again at the first back-off
-LOG_BYTES = 10_000_000  # a service's log is moved aside at start when it is larger
+LOG_BYTES = 10_000_000  # of a service's log; then it is moved aside, over the one moved aside before
 
 
 class Child:
@@ -55,8 +56,7 @@ class Child:
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
+        self._rotate_log()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self.service.argv,
@@ -75,6 +75,7 @@ class Child:
 
     def look(self, say: Say) -> bool:
         """Starts it again when its time has come. True when its process changed."""
+        self._rotate_log()
         if self._process is None or self._process.poll() is None:
             return False
         now = time.monotonic()
@@ -92,6 +93,14 @@ class Child:
             self.start()
             return True
         return False
+
+    def _rotate_log(self) -> None:
+        """The process goes on writing at the end of the same file, which is emptied: what it writes between the copy
+        and that is lost."""
+        with contextlib.suppress(OSError):  # a full disk must not end the supervisor
+            if self.log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+                os.truncate(self.log, 0)
 
     def terminate(self) -> None:
         self._end_group(signal.SIGTERM)

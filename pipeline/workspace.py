@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from core import __version__
 from core.errors import DiskFull, EmendError
@@ -26,6 +30,7 @@ from core.storage import write_durably, write_json
 from pipeline.dataset import shard_version, shards
 
 PROJECT = Path(__file__).parents[1]
+WEIGHTS = ("model.onnx", "weights.safetensors")  # in model/ and base/; what else is there is small
 PRESETS = {"doodles": PROJECT / "params.yaml", "photos": PROJECT / "pipeline" / "presets" / "photos.yaml"}
 
 _IGNORED = "/dataset\n/base\n/model\n/inbox\n/imports\n/originals\n/quarantine\n/runs\n"
@@ -227,6 +232,44 @@ def clone_at(home: Path, tag: str, target: Path) -> None:
         raise WorkspaceError(f"the home {home} has no tag {tag}; `git -C {home} tag` lists them")
     _git(home.parent, "clone", "--quiet", "--branch", tag, "--", str(home), str(target))
     (target / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {home / '.dvc' / 'cache'}\n")
+
+
+def forget_weights(home: Path, runs: Iterable[int], kept_runs: Iterable[int]) -> int:
+    """Removes from DVC's cache the weights that only these runs name; returns how many bytes that freed.
+
+    Everything else stays, the data above all: `dvc gc` would drop what old dataset versions alone name. What a
+    remote holds stays there too.
+    """
+    forgotten = set().union(*(_weights_of(home, f"run-{run}") for run in runs))
+    if not forgotten:
+        return 0
+    kept = set().union(_weights_of(home, "HEAD"), *(_weights_of(home, f"run-{run}") for run in kept_runs))
+    freed_bytes = 0
+    for path in forgotten - kept:
+        with contextlib.suppress(FileNotFoundError):
+            freed_bytes += path.stat().st_size
+            path.unlink()
+    return freed_bytes
+
+
+def _weights_of(home: Path, revision: str) -> set[Path]:
+    """The cache's files of the model a run made and of the one it started from."""
+    try:
+        lock = yaml.safe_load(_git(home, "show", f"{revision}:dvc.lock"))
+    except WorkspaceError:  # the run ended before its tag
+        return set()
+    train = lock["stages"]["train"]
+    named = [entry["md5"] for entry in (*train["deps"], *train["outs"]) if entry["path"] in ("base", "model")]
+    found = set()
+    for folder in map(partial(_cached, home), named):
+        if folder.exists():
+            files = json.loads(folder.read_text())
+            found |= {_cached(home, file["md5"]) for file in files if file["relpath"] in WEIGHTS}
+    return found
+
+
+def _cached(home: Path, md5: str) -> Path:
+    return home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _push(repo: Any) -> None:

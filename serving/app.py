@@ -37,7 +37,7 @@ from serving.versions import LoadedVersion, Versions
 _THREADS = 4
 _MOST_REQUESTS_AT_ONCE = 128
 _BODY_TIMEOUT_SECONDS = 10.0
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SANE_REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}(,[A-Za-z0-9._-]{1,64}){0,63}")  # of a whole batch
 
 log = telemetry.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class ModelServer:
 
     async def _invoke(self, request: Request, name: str) -> Response:
         started = time.perf_counter()
-        if _SANE_REQUEST_ID.fullmatch(request_id := request.headers.get("x-request-id", "")):
+        if _SANE_REQUEST_IDS.fullmatch(request_id := request.headers.get("x-request-id", "")):
             telemetry.bind(request_id=request_id)
         known = name == self._versions.default_model or self._versions.peek(name) is not None
         label = name if known else ""  # else anybody could make any number of time series
@@ -103,7 +103,9 @@ class ModelServer:
             metrics.SCORED.labels(label, version, str(status)).inc()
             telemetry.REQUESTS.labels("serving", "POST", route, str(status)).inc()
             telemetry.REQUEST_SECONDS.labels("serving", route).observe(seconds)
-            log.debug("scored", model=label, version=version, status=status, seconds=round(seconds, 4))
+            log.info(
+                "scored", model=label, version=version, status=status, milliseconds=round(seconds * 1000, 1)
+            )
 
     async def _answer(self, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""cleanup: what is merged leaves the inbox; empty folders and old runs' files go.
+"""cleanup: what is merged leaves the inbox; empty folders, old runs' files and their weights go.
 
 The manifest names the files. A correction that arrived since may have written the same one again. So a file is first
 moved aside, and put back when it is newer than the run's snapshot.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from pathlib import Path
 
+from core.registry import Registry, RegistryError, RegistryUnavailable
 from core.settings import settings
 from core.storage import remove_empty_folders
+from pipeline import workspace
 from pipeline.stages import Result, StageRun, main
 
 ASIDE = ".merged"
@@ -23,9 +26,20 @@ def cleanup(stage: StageRun) -> Result:
     _clear_leftovers(stage.home / "inbox", snapshot_at)
     files = sum(_remove_if_older(stage.home / name, snapshot_at) for name in stage.manifest["settled_files"])
     remove_empty_folders(stage.home / "inbox")
+    set_aside = _remove_long_set_aside(stage)
     runs = _remove_old_runs(stage)
     print(f"removed {files} merged files and the working folders of {runs} old runs")
-    return Result(figures={"files_removed": files, "old_runs_removed": runs})
+    removed, freed_bytes = _remove_expired_weights(stage)
+    return Result(
+        figures={
+            "files_removed": files,
+            "quarantined_removed": set_aside,
+            "old_runs_removed": runs,
+            "weights_removed": len(removed),
+            "weights_freed_bytes": freed_bytes,
+        },
+        data={"weights_removed": removed},
+    )
 
 
 def _clear_leftovers(inbox: Path, snapshot_at: float) -> None:
@@ -53,6 +67,43 @@ def _remove_if_older(path: Path, snapshot_at: float) -> int:
         return 0
     aside.unlink()
     return 1
+
+
+def _remove_long_set_aside(stage: StageRun) -> int:
+    """Pictures nobody looked at for `cleanup.keep_quarantine_days`; their receipts keep the reason."""
+    before = time.time() - stage.params.cleanup.keep_quarantine_days * 86_400
+    old = [path for path in (stage.home / "quarantine").glob("*/*") if path.stat().st_mtime < before]
+    for path in old:
+        path.unlink()
+    remove_empty_folders(stage.home / "quarantine")
+    return len(old)
+
+
+def _remove_expired_weights(stage: StageRun) -> tuple[list[int], int]:
+    """Of the runs the manifest names: their versions in the registry, then DVC's copies. (runs, bytes freed of DVC's)
+
+    What cannot be removed now is named again by the next run's manifest.
+    """
+    removed = []
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        for each in stage.manifest["expired"]:
+            try:
+                gone = each["version"] is None or registry.delete_version(
+                    stage.manifest["model"], each["version"]
+                )
+            except RegistryUnavailable as exc:
+                print(f"old versions stay for now: {exc.message}")
+                break
+            except RegistryError as exc:
+                print(f"version {each['version']} could not be removed: {exc.message}")
+                continue
+            if gone:
+                removed.append(each["run"])
+    kept = {each["run"] for each in stage.manifest["expired"]} - set(removed)
+    freed_bytes = workspace.forget_weights(stage.home, removed, [*stage.manifest["kept_runs"], *kept])
+    if removed:
+        print(f"removed the weights of {len(removed)} old runs, {freed_bytes / 1e6:.1f} MB in DVC's cache")
+    return removed, freed_bytes
 
 
 def _remove_old_runs(stage: StageRun) -> int:

@@ -103,6 +103,18 @@ def test_a_run_with_nothing_new_halts_and_says_how_many_are_missing(stack: Stack
     assert [stage["name"] for stage in run["stages"]] == ["ingest"]
 
 
+def test_a_request_id_is_in_every_log_on_the_way(stack: Stack, quickdraw: Path) -> None:
+    body = {"image": encode(drawings(quickdraw, "cat", 1_000, 1)[0])}
+    assert stack.api.post("/invocations/", json=body, headers={"X-Request-Id": "ask-1"}).status_code == 200
+    asked = stack.api.post("/pipeline_runs", json={}, headers={"X-Request-Id": "run-please-1"})
+    run = stack.finish(asked.json()["run_id"])
+    assert run["request_id"] == "run-please-1"
+    for service, request_id in (("gateway", "ask-1"), ("serving", "ask-1"), ("orchestrator", "run-please-1")):
+        log = stack.data_dir / "logs" / "services" / f"{service}.log"
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        assert [line for line in lines if line.get("request_id") == request_id], service
+
+
 def test_the_command_line_tells_the_same(stack: Stack) -> None:
     shown = stack.emend("show", "2").stdout
     assert "Promoted: " in shown
@@ -123,10 +135,12 @@ def test_a_rollback_puts_version_1_back_and_pauses_promotion(stack: Stack, quick
     assert stack.predict(pixels)["version"] == 1
     for image in drawings(quickdraw, "dog", 1_100, 12):
         stack.correct(image, "dog")
+    # A gate that says yes to all: what is tested is that promotion is paused nevertheless.
+    stack.edit_params(gate={"margin_points": 100.0, "generated_margin_points": 100.0, "category_alpha": 1e-6})
     run = stack.finish(stack.start_run())
+    assert run["verdict"]["promoted"], run["verdict"]
     assert stack.predict(pixels)["version"] == 1
-    if run["verdict"]["promoted"]:
-        assert "promotion is paused" in run["message"]
+    assert "promotion is paused" in run["message"]
     ledger = stack.emend("ledger", "--json").stdout
     assert '"rollback"' in ledger
 

@@ -21,7 +21,6 @@ import httpx
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -53,8 +52,7 @@ def stack() -> Iterator[Stack]:
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "emend-test", folder], capture_output=True
     )
     made = Stack(folder, starter_drawings=100)
-    edit_params(
-        made,
+    made.edit_params(
         # A gate that is content with little: these tests are about what happens after it said yes.
         gate={"margin_points": 100.0, "generated_margin_points": 100.0, "category_alpha": 0.000001},
         stages={"promote_timeout_seconds": 4},
@@ -74,14 +72,6 @@ def images(quickdraw: Path) -> Iterator[tuple[Any, str]]:
     """Real drawings with their categories, each once."""
     taken = {name: drawings(quickdraw, name, 1_000, 500) for name in CATEGORIES}
     return ((taken[name][i], name) for i in range(500) for name in CATEGORIES)
-
-
-def edit_params(stack: Stack, **sections: dict[str, Any]) -> None:
-    path = stack.home / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    for section, values in sections.items():
-        params[section] = {**params[section], **values}
-    path.write_text(yaml.safe_dump(params))
 
 
 def fetch(stack: Stack, query: Any) -> list[Any]:
@@ -284,7 +274,7 @@ def test_a_killed_orchestrator_takes_its_stage_with_it_and_training_goes_on_from
     stack: Stack,
 ) -> None:
     """Its run is the one that takes in what the test before has sent; the edited parameters are committed with it."""
-    edit_params(stack, train={"warm_epochs": 7, "epochs": 7, "min_steps": 40})
+    stack.edit_params(train={"warm_epochs": 7, "epochs": 7, "min_steps": 40})
     waiting = [str(r.id) for r in fetch(stack, select(Correction).where(Correction.status == "accepted"))]
     assert len(waiting) == 150
     run = stack.start_run()
@@ -309,7 +299,7 @@ def test_a_killed_database_stops_neither_predictions_nor_the_run_but_refuses_cor
     stack: Stack, images: Iterator[tuple[Any, str]]
 ) -> None:
     sent = [stack.correct(*next(images))["correction_id"] for _ in range(20)]
-    edit_params(stack, train={"warm_epochs": 2, "epochs": 2, "min_steps": 20})
+    stack.edit_params(train={"warm_epochs": 2, "epochs": 2, "min_steps": 20})
     run = stack.start_run()
     stack.wait_for_stage(run, "train")
     training = stage(stack, "train", run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from pipeline import bookkeeping, promotion
 from pipeline.champion import Aliases, aliases_of
 from pipeline.params import load
 from pipeline.stages import StageRun, read_json
+from pipeline.stages.cleanup import cleanup
 from pipeline.stages.promote import promote
 from tests.support.kills import stopped
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
@@ -40,7 +43,7 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
-        kinds = ["good:1", "good:2", "nan:3", "liar:4"]
+        kinds = ["good:1", "good:2", "nan:3", "liar:4", "good:5", "good:6", "good:7"]
         subprocess.run(
             [sys.executable, "-m", "tests.support.tiny_model", server.url, MODEL, *kinds],
             cwd=ROOT,
@@ -84,11 +87,13 @@ def home(
     return folder
 
 
-def run_up_to_promote(home: Path, version: int, *, promoted: bool = True) -> int:
+def run_up_to_promote(
+    home: Path, version: int, *, promoted: bool = True, status: RunStatus = RunStatus.running
+) -> int:
     """A run whose next stage is promote."""
     verdict = {"promoted": promoted, "sentence": "because", "figures": {}}
     with session() as db:
-        run = Run(model=MODEL, trigger=Trigger.manual, requested_by="test", status=RunStatus.running)
+        run = Run(model=MODEL, trigger=Trigger.manual, requested_by="test", status=status)
         run.version, run.verdict = version, verdict
         db.add(run)
         db.flush()
@@ -286,3 +291,78 @@ def test_a_rollback_that_is_not_served_leaves_all_as_it_was(
     registry.set_alias(MODEL, "previous", LIVE)
     done: dict[str, Any] = promotion.rollback(MODEL, actor="test", reason="test")
     assert (done["version"], live(), server.state(MODEL)["version"]) == (LIVE, LIVE, LIVE)
+
+
+def test_retention_keeps_what_is_named_or_can_be_gone_back_to(
+    home: Path, registry: Registry, mlflow: MlflowServer
+) -> None:
+    """Keeping three: versions 1, 2 and 5 were promoted last, 5 to 7 are the newest; 3 and 4 were rejected."""
+    (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "cleanup": {"keep_runs": 3}}))
+    runs = ended_runs(home, range(1, 8))
+    for version, replaced in ((1, None), (2, 1), (5, 2)):
+        promoted(runs[version], replaced)
+    files = mlflow.directory / "artifacts"
+    size_bytes = sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+
+    registry.set_alias(MODEL, "somebodys", LIAR)
+    assert clean_up(home, runs[7]) == [runs[NOT_A_NUMBER]]
+    assert [v.version for v in registry.versions(MODEL)] == [1, 2, 4, 5, 6, 7]
+    left_bytes = sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+    assert left_bytes < size_bytes * 6.5 / 7
+
+    registry.delete_alias(MODEL, "somebodys")
+    liar = registry.version(MODEL, LIAR).source.removeprefix("models:/")
+    (gone,) = files.rglob(liar)  # as after an attempt that was killed half way
+    shutil.rmtree(gone)
+    assert clean_up(home, runs[7]) == [runs[LIAR]]
+    assert [v.version for v in registry.versions(MODEL)] == [1, 2, 5, 6, 7]
+    assert clean_up(home, runs[7]) == []
+
+
+def test_a_rollback_names_no_version_that_retention_removed(home: Path, registry: Registry) -> None:
+    runs = ended_runs(home, (LIVE, GOOD, 5))
+    for version, replaced in ((LIVE, None), (GOOD, LIVE), (5, GOOD)):
+        promoted(runs[version], replaced)
+    with session() as db:
+        db.get_one(Run, runs[LIVE]).weights_removed_at = datetime.now(UTC)
+    registry.set_alias(MODEL, "champion", 5)
+    registry.set_alias(MODEL, "previous", GOOD)
+    promotion.rollback(MODEL, actor="test", reason="test")
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, None)
+
+
+def ended_runs(home: Path, versions: Iterable[int]) -> dict[int, int]:
+    """By the version each made."""
+    return {v: run_up_to_promote(home, v, status=RunStatus.succeeded) for v in versions}
+
+
+def promoted(run_id: int, replaced: int | None) -> None:
+    """In the ledger, done."""
+    with session() as db:
+        run = db.get_one(Run, run_id)
+        assert run.version is not None
+        entry = promotion.open_entry(
+            db,
+            action=LedgerAction.promote,
+            model=MODEL,
+            version=run.version,
+            replaced=replaced,
+            actor=f"run {run_id}",
+            reason="because",
+            run_id=run_id,
+        )
+        promotion.close_entry(db, entry, LedgerOutcome.done)
+
+
+def clean_up(home: Path, run_id: int) -> list[int]:
+    """The stage, with what the database knows before and after it. Returns the runs whose weights went."""
+    folder = home / "runs" / str(run_id)
+    (folder / "params.yaml").write_bytes((home / "params.yaml").read_bytes())
+    with session() as db:
+        known = bookkeeping.before("cleanup", db, db.get_one(Run, run_id), {}, None)
+    write_json(folder / "manifest.json", {"model": MODEL, "snapshot_at": 0.0, **known})
+    result = cleanup(StageRun(home, run_id))
+    with session() as db:
+        bookkeeping.after("cleanup", db, db.get_one(Run, run_id), {}, {"cleanup": result.data})
+    removed: list[int] = result.data["weights_removed"]
+    return removed

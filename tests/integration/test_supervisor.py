@@ -111,6 +111,26 @@ def test_a_child_that_dies_is_started_again_with_a_longer_wait_each_time(
     child.wait(0)
 
 
+def test_the_log_of_a_child_that_runs_on_is_moved_aside_when_it_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 1_000)
+    line = "for i in range(10**9): print(i, flush=True); time.sleep(0.0005)"
+    child = child_of([sys.executable, "-c", f"import time\n{line}"], tmp_path / "worker.log")
+    child.start()
+    try:
+        aside = tmp_path / "worker.log.1"
+        wait_until(lambda: child.look(print) or aside.exists())
+        first = aside.read_text()
+        wait_until(lambda: child.look(print) or aside.read_text() != first)
+        assert child.log.stat().st_size < 1_000
+        assert "\0" not in child.log.read_text()  # it goes on at the end of what is there, not where it was
+    finally:
+        child.terminate()
+        child.wait(time.monotonic() + 5)
+    assert first.startswith("0\n1\n")
+
+
 def test_a_killed_child_is_named_with_its_signal(tmp_path: Path) -> None:
     said: list[str] = []
     child = child_of(WAIT, tmp_path / "worker.log")

@@ -120,6 +120,14 @@ class Stack:
             )
         return done
 
+    def edit_params(self, **sections: dict[str, Any]) -> None:
+        """Those keys of the home's params.yaml; the next run commits them."""
+        path = self.home / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for section, values in sections.items():
+            params[section] = {**params[section], **values}
+        path.write_text(yaml.safe_dump(params))
+
     def predict(self, pixels: NDArray[np.uint8], **fields: Any) -> dict[str, Any]:
         answer = self.api.post("/invocations/", json={"image": encode(pixels), **fields})
         assert answer.status_code == 200, answer.text

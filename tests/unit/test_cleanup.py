@@ -21,7 +21,7 @@ def home(emend_environment: dict[str, str], tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "doodles"
     folder.mkdir(parents=True)
     (folder / "params.yaml").write_text(
-        "input: {mode: L, width: 28, height: 28}\ntrain: {augmentation: none}\ngate: {}\ncleanup: {keep_runs: 2}\n"
+        "input: {mode: L, width: 28, height: 28}\ntrain: {augmentation: none}\ngate: {}\ncleanup: {keep_runs: 3}\n"
     )
     return folder
 
@@ -40,7 +40,12 @@ def names(folder: Path) -> list[str]:
 
 def clean(home: Path, settled: list[str], run: int = 5) -> Result:
     """The snapshot was taken ten seconds ago."""
-    manifest: dict[str, Any] = {"snapshot_at": time.time() - 10, "settled_files": settled}
+    manifest: dict[str, Any] = {
+        "snapshot_at": time.time() - 10,
+        "settled_files": settled,
+        "expired": [],
+        "kept_runs": [run],
+    }
     write_json(home / "runs" / str(run) / "manifest.json", manifest)
     return cleanup(StageRun(home, run))
 
@@ -82,10 +87,17 @@ def test_cleaning_twice_is_as_good_as_once(home: Path) -> None:
 
 
 def test_working_folders_and_logs_of_old_runs_go(home: Path) -> None:
-    for run in (3, 4, 5):
+    for run in (2, 3, 4, 5):
         file(home, f"runs/{run}/converted.parquet")
         file(home, f"../logs/runs/{run}/train.log")
     assert clean(home, []).figures["old_runs_removed"] == 1
-    assert names(home / "runs") == ["4", "5"]
-    assert names(home.parent / "logs" / "runs") == ["4", "5"]
+    assert names(home / "runs") == ["3", "4", "5"]
+    assert names(home.parent / "logs" / "runs") == ["3", "4", "5"]
     assert names(home / "runs" / "5") == ["manifest.json"]
+
+
+def test_what_was_set_aside_and_never_looked_at_goes_after_its_days(home: Path) -> None:
+    old = file(home, "quarantine/conflict/a.png", age_seconds=91 * 86_400)
+    fresh = file(home, "quarantine/unreadable/b.png", age_seconds=89 * 86_400)
+    assert clean(home, []).figures["quarantined_removed"] == 1
+    assert (old.parent.exists(), fresh.exists()) == (False, True)

@@ -76,7 +76,7 @@ def test_what_comes_while_the_server_is_busy_goes_together_and_everybody_gets_th
     played(scene)
 
 
-def test_a_call_carries_the_request_id_of_its_first_image() -> None:
+def test_a_call_carries_the_request_ids_of_its_images() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         async def asked(number: int, request_id: str | None) -> None:
             if request_id is not None:
@@ -92,7 +92,7 @@ def test_a_call_carries_the_request_id_of_its_first_image() -> None:
         server.open.set()
         await asyncio.gather(*asking)
         await asyncio.create_task(asked(5, None))
-        assert server.request_ids == ["first", "second", None]
+        assert server.request_ids == ["first", "second,third", None]
 
     played(scene)
 

@@ -144,3 +144,43 @@ def test_an_edit_comes_back_after_an_attempt_that_was_killed(home: Path, tmp_pat
     with workspace.pinned_params(home, pinned):
         assert (home / "params.yaml").read_text() == "run: 1\n"
     assert (home / "params.yaml").read_text() == "edited: 1\n"
+
+
+def train(home: Path, run: int, base: bytes | None, model: bytes) -> None:
+    """What a run leaves in its home, and its record."""
+    (home / "base" / "version.json").write_text("{}")
+    (home / "model").mkdir(exist_ok=True)
+    for folder, weights in (("base", base), ("model", model)):
+        (home / folder / "weights.safetensors").unlink(missing_ok=True)
+        if weights is not None:
+            (home / folder / "weights.safetensors").write_bytes(weights)
+    (home / "model" / "categories.json").write_text("{}")
+    for report in ("metrics.json", "verdict.json", "confusion.csv", "per_class.csv"):
+        (home / "reports" / report).write_text(f"{run}\n")
+    workspace.record_dataset(home, 1, f"dataset 1 (run {run})", new=run == 1)
+    workspace.record_run(home, run, f"run {run}")
+
+
+def cached(home: Path) -> set[bytes]:
+    """The weights in DVC's cache."""
+    files = (path for path in (home / ".dvc" / "cache" / "files").rglob("*") if path.is_file())
+    return {content for path in files if (content := path.read_bytes()).startswith(b"weights")}
+
+
+def test_weights_are_forgotten_unless_a_kept_run_names_them_too(home: Path) -> None:
+    add_shard(home, 1)
+    one, two, three, four = (b"weights %d" % number for number in range(1, 5))
+    train(home, 1, None, one)  # champion, which runs 2 and 3 started from
+    train(home, 2, one, two)
+    train(home, 3, one, three)
+    train(home, 4, three, four)
+    assert workspace.forget_weights(home, [2], [3, 4]) == len(two)
+    assert cached(home) == {one, three, four}
+    assert workspace.forget_weights(home, [1], [3, 4]) == 0  # run 3 started from it
+    assert workspace.forget_weights(home, [3], [4]) == len(one)  # run 4 started from three
+    assert cached(home) == {three, four}
+    assert workspace.forget_weights(home, [3, 9], [4]) == 0  # again, and a run that ended before its tag
+    everything = {
+        path.read_bytes() for path in (home / ".dvc" / "cache" / "files").rglob("*") if path.is_file()
+    }
+    assert b"shard 1" in everything
