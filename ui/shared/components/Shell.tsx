@@ -3,6 +3,7 @@ import { type ReactNode, useEffect, useRef, useState } from "react";
 import { Link, useLocation } from "wouter";
 import { withKept } from "../address.ts";
 import { chooseTheme, chosenTheme, THEMES, type Theme } from "../theme.ts";
+import { Toasts } from "./Toasts.tsx";
 import "./Shell.css";
 
 export interface Page {
@@ -56,6 +57,7 @@ export function Shell({ pages, other, tools, children }: Props) {
       <main className="shell-main" ref={main} tabIndex={-1}>
         {children}
       </main>
+      <Toasts />
       <footer className="shell-foot">
         Emend gets better from your corrections. Everything stays on this machine.
       </footer>
