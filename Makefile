@@ -34,7 +34,7 @@ ui/dist/.built: $(PAGE_SOURCES) deploy/node.sh
 	@VENV=$(VENV) sh deploy/node.sh build
 	@touch $@
 
-check-pages: pages ## TypeScript, lint and layout, and vitest of the pages
+check-pages: ui/dist/.built ## TypeScript, lint and layout, and vitest of the pages
 	@VENV=$(VENV) sh deploy/node.sh check
 	@VENV=$(VENV) sh deploy/node.sh test
 
@@ -61,5 +61,5 @@ format: ## Let ruff lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove .venv and caches; data/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+clean: ## Remove .venv, the built pages and caches; data/ stays
+	rm -rf $(VENV) ui/node_modules ui/dist .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import pytest
 
 import api.app
 import viewer.app
+from core.database import CategoryState, CorrectionStatus, Run, RunStatus, Stage, StageStatus, Trigger
 from core.drawing import render
-from pipeline import starter
+from pipeline import runs, starter
 
 UI = Path(__file__).parents[2] / "ui"
 FIXTURES = UI / "shared" / "drawing" / "fixtures.json"
@@ -33,6 +36,32 @@ Strokes = list[list[list[float]]]
 def test_the_types_of_the_pages_are_the_services_own(service: str) -> None:
     kept = json.loads((UI / "shared" / "api" / f"{service}.json").read_text())
     assert kept == openapi(service), "run `npm run api` in ui/"
+
+
+def test_a_run_has_the_fields_that_the_pages_know() -> None:
+    now = datetime.now(UTC)
+    stage = Stage(name="train", status=StageStatus.running, started_at=now)
+    run = Run(id=1, model="doodles", trigger=Trigger.manual, status=RunStatus.running, requested_at=now)
+    told = runs.as_json(run, [stage])
+    text = (UI / "shared" / "runs.ts").read_text()
+    assert len(_fields(text, "Run")) > 10
+    assert set(_fields(text, "Run")) <= set(told)
+    assert set(_fields(text, "StageOfRun")) <= set(told["stages"][0])
+    stages = re.search(r"STAGES = \[(.*?)\]", text, re.DOTALL)
+    assert stages is not None
+    assert re.findall(r'"(\w+)"', stages[1]) == list(runs.STAGES)
+
+
+def test_every_state_has_a_mark() -> None:
+    text = (UI / "shared" / "components" / "StatusMark.tsx").read_text()
+    marked = set(re.findall(r"^  (\w+): \[", text, re.MULTILINE))
+    assert {*RunStatus, *StageStatus, *CorrectionStatus, *CategoryState} <= marked
+
+
+def _fields(text: str, interface: str) -> list[str]:
+    found = re.search(rf"interface {interface} {{(.*?)\n}}", text, re.DOTALL)
+    assert found is not None
+    return re.findall(r"^  (\w+):", found[1], re.MULTILINE)
 
 
 def test_the_fixtures_of_the_renderer_are_current() -> None:

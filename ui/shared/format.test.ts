@@ -1,0 +1,40 @@
+import { describe, expect, it } from "vitest";
+import { ago, counted, duration, percent } from "./format.ts";
+
+describe("shares", () => {
+  it.each([
+    [0.4567, "45.7 %"],
+    [1, "100.0 %"],
+    [0.9999, "99.9 %"],
+    [0, "0.0 %"],
+    [0.0001, "< 0.1 %"],
+  ])("%s is written %s", (share, written) => expect(percent(share)).toBe(written));
+});
+
+describe("durations", () => {
+  it.each([
+    [0.418, "0.42 s"],
+    [8.06, "8.1 s"],
+    [9.99, "10 s"],
+    [59.7, "1 min 00 s"],
+    [80, "1 min 20 s"],
+    [7500, "2 h 05 min"],
+  ])("of %s seconds are written %s", (seconds, written) => expect(duration(seconds)).toBe(written));
+});
+
+it("one is one and many are many", () => {
+  expect(counted(1, "run")).toBe("1 run");
+  expect(counted(1200, "run")).toBe("1,200 runs");
+  expect(counted(0, "category", "categories")).toBe("0 categories");
+});
+
+describe("how long ago", () => {
+  const now = Date.UTC(2026, 0, 2);
+  it.each([
+    [10, "just now"],
+    [60, "1 minute ago"],
+    [3000, "50 minutes ago"],
+    [7200, "2 hours ago"],
+    [3 * 86400, "3 days ago"],
+  ])("%s seconds", (seconds, written) => expect(ago(new Date(now - seconds * 1000), now)).toBe(written));
+});
