@@ -119,8 +119,14 @@ def cases() -> list[Case]:
         *(Case(n, gain_points=g, corrections=False) for n in sizes for g in (0, 1, 2, 3)),
         *(Case(n, gain_points=1, fallen_points=f) for n in sizes for f in (10, 20, 40)),
         *(Case(100, generated=600, generated_gain_points=g) for g in (0, -2, -4, -8)),
-        Case(100, generated=600, corrections=False),
+        *(Case(n, generated=600, corrections=False) for n in (20, 100, 300)),
         *(Case(100, gain_points=g) for g in (0, -10, -20, -40)),
+        # Real images that are learnt while generated ones are forgotten.
+        *(
+            Case(images, gain_points=6, generated=600, generated_gain_points=g, corrections=False)
+            for images in (100, 300)
+            for g in (0, -4, -8, -16)
+        ),
     ]
 
 

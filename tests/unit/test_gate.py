@@ -65,6 +65,21 @@ def failed(verdict: Verdict) -> list[str]:
             Case(100, generated=600, generated_gain_points=-8), 0, 1, id="generated slice collapses"
         ),
         pytest.param(Case(100, gain_points=-40), 0, 1, id="few real images collapse, none generated"),
+        pytest.param(
+            Case(300, generated=600, corrections=False), 0, 5, id="equal, without fixes, few real images"
+        ),
+        pytest.param(
+            Case(300, gain_points=6, generated=600, generated_gain_points=-4, corrections=False),
+            94,
+            100,
+            id="few real images learnt, generated ones a little worse",
+        ),
+        pytest.param(
+            Case(300, gain_points=6, generated=600, generated_gain_points=-16, corrections=False),
+            0,
+            1,
+            id="few real images learnt, generated ones forgotten",
+        ),
     ],
 )
 def test_how_often_a_challenger_is_promoted(
@@ -141,7 +156,28 @@ def test_few_real_images_are_judged_by_the_corrections() -> None:
     promoted = judge(evidence_of(counted(40, 1, 1, 5), learned=fixes), RULE)
     assert promoted.promoted
     assert "too few real images to prove it (47 of 400)" in promoted.sentence
-    assert failed(judge(evidence_of(counted(40, 5, 0, 5)), RULE)) == ["fixes"]
+    assert failed(judge(evidence_of(counted(40, 3, 0, 5)), RULE)) == ["gains_or_fixes"]
+
+
+def test_a_significant_gain_on_few_real_images_counts_and_outweighs_generated_ones_that_fall_a_little() -> (
+    None
+):
+    gain = counted(250, 30, 8, 12)
+    a_little, too_much = counted(520, 8, 40, 32), counted(450, 8, 110, 32)
+    promoted = judge(evidence_of(gain, regression=a_little), RULE)
+    assert promoted.promoted
+    assert promoted.sentence.startswith(
+        "Promoted: few real images (300 of 400); 93.3 % on them against 86.0 %"
+    )
+    rejected = judge(evidence_of(gain, regression=too_much), RULE)
+    assert failed(rejected) == ["no_sign_of_loss"]
+    assert "it loses at least 13.86 points on generated images (5 allowed)" in rejected.sentence
+    # Without the gain a fall that is merely not ruled out is enough.
+    no_gain = counted(250, 20, 18, 12)
+    fixes = counted(0, 3, 0, 0)
+    assert failed(judge(evidence_of(no_gain, regression=a_little, learned=fixes), RULE)) == [
+        "no_sign_of_loss"
+    ]
 
 
 def test_no_held_out_image_at_all_leaves_the_corrections() -> None:
