@@ -15,6 +15,8 @@ from api.gateway import Gateway, gateway
 from api.schemas import (
     ModelAnswer,
     ModelsAnswer,
+    PromoteAnswer,
+    PromoteRequest,
     PromotionsAnswer,
     RollbackAnswer,
     RollbackRequest,
@@ -59,6 +61,22 @@ def rollback(name: Name, request: Request, the: The, body: RollbackRequest | Non
         _existing(db, name)
     reason = (body or RollbackRequest()).reason
     return runs.rollback(name, actor=requester(request, the), reason=reason)
+
+
+@router.post(
+    "/models/{name}/promote",
+    summary="Put a version live by hand",
+    response_model=PromoteAnswer,
+    responses=errors(400, 404, 409, 503),
+)
+def promote(name: Name, body: PromoteRequest, request: Request, the: The) -> dict[str, Any]:
+    """Any version that is still there, whatever the gate said of it. The ledger keeps who and why.
+
+    Automatic promotion does not pause. 404 when retention has removed the version, 409 when it is live already.
+    """
+    with session() as db:
+        _existing(db, name)
+    return runs.promote(name, body.version, actor=requester(request, the), reason=body.reason)
 
 
 @router.post(

@@ -393,6 +393,26 @@ class RollbackAnswer(_Answer):
     promotion_paused: bool
 
 
+class PromoteRequest(_Request):
+    model_config = _example({"version": 7, "reason": "better on our own drawings"})
+
+    version: int = Field(ge=1, lt=2**31, description="Any version that is still there.")
+    reason: Text = Field(
+        "asked for over HTTP", min_length=1, max_length=500, description="Kept in the ledger for ever."
+    )
+
+
+class PromoteAnswer(_Answer):
+    model_config = _example(
+        {"model": "doodles", "version": 7, "replaced_version": 6, "promotion_paused": False}
+    )
+
+    model: str
+    version: int
+    replaced_version: int | None
+    promotion_paused: bool = Field(description="As it was before.")
+
+
 class PromotionItem(_Answer):
     model_config = _example(
         {

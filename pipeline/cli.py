@@ -327,6 +327,25 @@ def rollback(
         )
 
 
+@app.command()
+def promote(
+    number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
+    model: ModelOption = "doodles",
+    reason: Annotated[str, typer.Option(help="For the ledger.")] = "asked for on the command line",
+    as_json: AsJson = False,
+) -> None:
+    """Put a version live by hand, whatever the gate said of it. Automatic promotion stays as it is."""
+    from pipeline import models, runs
+
+    models.require(model)
+    done = runs.promote(model, number, actor=_who(), reason=reason)
+    if as_json:
+        _print_json(done)
+    else:
+        instead = f", {done['replaced_version']} is not" if done["replaced_version"] is not None else ""
+        out.print(f"{escape(model)} version {done['version']} is live{instead}")
+
+
 @app.command("promotion-resume")
 def promotion_resume(model: ModelOption = "doodles") -> None:
     """Allow automatic promotion again after a rollback."""

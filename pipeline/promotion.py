@@ -1,4 +1,4 @@
-"""The ledger of promotions, and the rollback.
+"""The ledger of promotions, a person's promotion, and the rollback.
 
 An intent row is written before the alias moves (pipeline/champion.py) and closed once after; `reconcile`
 closes what a killed process left open.
@@ -30,6 +30,7 @@ from core.settings import settings
 from pipeline.champion import Aliases, NotServed, aliases_of, move_champion, version_of
 
 _PROMOTION_LOCK = 7_305  # first key of the advisory lock; the second is the model's
+_SERVED_WITHIN_SECONDS = 30.0
 _log = telemetry.get_logger("promotion")
 
 
@@ -108,27 +109,80 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
             )
             _known(db, model).promotion_paused_at = datetime.now(UTC)
             older = _replaced_by(db, model, previous)
-        try:
-            move_champion(
-                registry,
-                model,
-                Aliases(previous, older),
-                back_to=now,
-                serving_url=settings().serving_url,
-                timeout_seconds=30,
-            )
-        except NotServed:
-            with session() as db:
-                close_entry(db, entry_id, LedgerOutcome.reverted)
-            raise
-        with session() as db:
-            close_entry(db, entry_id, LedgerOutcome.done)
+        _move(registry, model, entry_id, Aliases(previous, older), back_to=now)
     _log.info("rolled back", model=model, version=previous, replaced=champion, actor=actor)
     return _rolled_back(model, previous, champion)
 
 
 def _rolled_back(model: str, version: int, replaced: int | None) -> dict[str, Any]:
     return {"model": model, "version": version, "replaced_version": replaced, "promotion_paused": True}
+
+
+def promote(model: str, version: int, *, actor: str, reason: str) -> dict[str, Any]:
+    """A person puts a version live, whatever the gate said of it. Automatic promotion stays as it is, paused or not.
+
+    Raises NotFound when the version is not there or retention has removed it, Conflict when it is live already,
+    NotServed when the model server does not answer with it: then nothing has changed.
+    """
+    with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
+        with session() as db:
+            paused = _known(db, model).promotion_paused_at is not None
+            _refuse_removed(db, model, version)
+        for entry in _close_left_open(registry, model):
+            by_a_person = entry.action is LedgerAction.promote and entry.run_id is None
+            if by_a_person and entry.version == version and entry.outcome is LedgerOutcome.done:
+                # Killed after champion moved, and asked for again: it is what was meant.
+                return _promoted(model, version, entry.replaced_version, paused)
+        registry.version(model, version)
+        now = aliases_of(registry, model)
+        if now.champion == version:
+            raise Conflict(f"version {version} of {model} is live already", field="version")
+        with session() as db:
+            entry_id = open_entry(
+                db,
+                action=LedgerAction.promote,
+                model=model,
+                version=version,
+                replaced=now.champion,
+                actor=actor,
+                reason=reason,
+            )
+        _move(registry, model, entry_id, Aliases(version, now.champion), back_to=now)
+    _log.info("promoted by a person", model=model, version=version, replaced=now.champion, actor=actor)
+    return _promoted(model, version, now.champion, paused)
+
+
+def _promoted(model: str, version: int, replaced: int | None, paused: bool) -> dict[str, Any]:
+    return {"model": model, "version": version, "replaced_version": replaced, "promotion_paused": paused}
+
+
+def _refuse_removed(db: Session, model: str, version: int) -> None:
+    removed_at = db.scalar(select(Run.weights_removed_at).where(Run.model == model, Run.version == version))
+    if removed_at is not None:
+        raise NotFound(
+            f"version {version} of {model} is gone: retention removed its weights on {removed_at:%Y-%m-%d}; "
+            "cleanup.keep_runs in params.yaml says how many are kept",
+            field="version",
+        )
+
+
+def _move(registry: Registry, model: str, entry_id: int, to: Aliases, *, back_to: Aliases) -> None:
+    """Champion, and the ledger's entry with it. Raises NotServed when it moved back."""
+    try:
+        move_champion(
+            registry,
+            model,
+            to,
+            back_to=back_to,
+            serving_url=settings().serving_url,
+            timeout_seconds=_SERVED_WITHIN_SECONDS,
+        )
+    except NotServed:
+        with session() as db:
+            close_entry(db, entry_id, LedgerOutcome.reverted)
+        raise
+    with session() as db:
+        close_entry(db, entry_id, LedgerOutcome.done)
 
 
 def resume_promotion(model: str, *, actor: str) -> None:

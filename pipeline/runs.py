@@ -15,7 +15,7 @@ from core import telemetry
 from core.database import ACTIVE_RUN, Model, Run, RunStatus, Stage, Transition, Trigger, session
 from core.errors import Conflict, NotFound
 from core.settings import settings
-from pipeline.promotion import ledger, resume_promotion, rollback
+from pipeline.promotion import ledger, promote, resume_promotion, rollback
 from pipeline.stages import STAGES
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "active_run",
     "ledger",
     "list_runs",
+    "promote",
     "request_cancel",
     "request_resume",
     "request_run",

@@ -654,9 +654,25 @@ def test_promotion_is_resumed_and_a_rollback_without_the_registry_is_refused(
         db.commit()
     assert client.get("/models/photos").json()["promotion_paused"] is True
     assert client.post("/models/photos/promotion/resume").json()["promotion_paused"] is False
-    refused = client.post("/models/photos/rollback", json={"reason": "test"})
-    assert refused.status_code == 503
-    assert "Retry-After" in refused.headers
+    for refused in (
+        client.post("/models/photos/rollback", json={"reason": "test"}),
+        client.post("/models/photos/promote", json={"version": 1, "reason": "test"}),
+    ):
+        assert refused.status_code == 503
+        assert "Retry-After" in refused.headers
+
+
+def test_a_version_that_retention_removed_is_not_promoted(client: httpx.Client, world: World) -> None:
+    with Session(world.engine) as db:
+        promote(db, "photos", 2, [0, 1, 2])
+        run = db.scalars(select(Run).where(Run.model == "photos").order_by(Run.id.desc())).first()
+        assert run is not None
+        run.version, run.weights_removed_at = 2, datetime.now(UTC)
+        db.commit()
+    refused = client.post("/models/photos/promote", json={"version": 2})
+    assert refused.status_code == 404
+    assert refused.json()["error"]["field"] == "version"
+    assert "retention removed its weights" in refused.json()["error"]["message"]
 
 
 # Health, metrics, documentation

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from core.database import LedgerAction, LedgerOutcome, Model, Run, RunStatus, Trigger, session
-from core.errors import EmendError
+from core.errors import Conflict, EmendError, NotFound
 from core.receipts import champion_version
 from core.registry import Registry
 from core.settings import settings
@@ -291,6 +291,67 @@ def test_a_rollback_that_is_not_served_leaves_all_as_it_was(
     registry.set_alias(MODEL, "previous", LIVE)
     done: dict[str, Any] = promotion.rollback(MODEL, actor="test", reason="test")
     assert (done["version"], live(), server.state(MODEL)["version"]) == (LIVE, LIVE, LIVE)
+
+
+def test_a_person_puts_a_version_live_and_can_go_back_from_it(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    """Also one that the gate refused; automatic promotion does not pause."""
+    runs = ended_runs(home, (LIVE, GOOD))
+    promoted(runs[LIVE], None)
+    done = promotion.promote(MODEL, GOOD, actor="me", reason="better on our own")
+    assert done == {"model": MODEL, "version": GOOD, "replaced_version": LIVE, "promotion_paused": False}
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
+    assert (live(), server.state(MODEL)["version"]) == (GOOD, GOOD)
+    newest = promotion.ledger(MODEL)[0]
+    assert (newest["actor"], newest["reason"], newest["run_id"]) == ("me", "better on our own", None)
+    with session() as db:
+        assert db.get_one(Model, MODEL).promotion_paused_at is None
+    with pytest.raises(Conflict, match="version 2 of doodles is live already"):
+        promotion.promote(MODEL, GOOD, actor="me", reason="again")
+    promotion.rollback(MODEL, actor="me", reason="it was not")
+    assert (live(), server.state(MODEL)["version"]) == (LIVE, LIVE)
+    assert promotion.promote(MODEL, GOOD, actor="me", reason="it was")["promotion_paused"] is True
+    with session() as db:
+        assert db.get_one(Model, MODEL).promotion_paused_at is not None
+
+
+def test_a_person_cannot_put_a_version_live_that_is_gone(home: Path, registry: Registry) -> None:
+    with pytest.raises(NotFound, match="has no version 99"):
+        promotion.promote(MODEL, 99, actor="me", reason="test")
+    runs = ended_runs(home, (GOOD,))
+    with session() as db:
+        db.get_one(Run, runs[GOOD]).weights_removed_at = datetime.now(UTC)
+    with pytest.raises(NotFound, match="retention removed its weights"):
+        promotion.promote(MODEL, GOOD, actor="me", reason="test")
+    assert ledger() == []
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+
+
+def test_a_persons_promotion_that_is_not_served_leaves_all_as_it_was(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    with pytest.raises(EmendError, match="turned down doodles version 3"):
+        promotion.promote(MODEL, NOT_A_NUMBER, actor="me", reason="test")
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+    assert server.state(MODEL)["version"] == LIVE
+    assert ledger() == [("promote", NOT_A_NUMBER, LIVE, "reverted")]
+
+
+def test_a_persons_promotion_killed_after_champion_moved_is_done_once(home: Path, registry: Registry) -> None:
+    with session() as db:
+        promotion.open_entry(
+            db,
+            action=LedgerAction.promote,
+            model=MODEL,
+            version=GOOD,
+            replaced=LIVE,
+            actor="me",
+            reason="test",
+        )
+    registry.set_alias(MODEL, "champion", GOOD)
+    assert promotion.promote(MODEL, GOOD, actor="me", reason="test")["replaced_version"] == LIVE
+    assert ledger() == [("promote", GOOD, LIVE, "done")]
 
 
 def test_retention_keeps_what_is_named_or_can_be_gone_back_to(

@@ -112,6 +112,7 @@ WITH_MODEL = {
     "run": [],
     "runs": [],
     "rollback": [],
+    "promote": ["2"],
     "promotion-resume": [],
     "ledger": [],
     "corrections": [],

@@ -129,6 +129,28 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/models/{name}/promote": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Put a version live by hand
+     * @description Any version that is still there, whatever the gate said of it. The ledger keeps who and why.
+     *
+     *     Automatic promotion does not pause. 404 when retention has removed the version, 409 when it is live already.
+     */
+    post: operations["promote_models__name__promote_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/models/{name}/promotion/resume": {
     parameters: {
       query?: never;
@@ -718,6 +740,48 @@ export interface components {
     PredictionAnswers: {
       /** Predictions */
       predictions: components["schemas"]["PredictionAnswer"][];
+    };
+    /**
+     * PromoteAnswer
+     * @example {
+     *       "model": "doodles",
+     *       "promotion_paused": false,
+     *       "replaced_version": 6,
+     *       "version": 7
+     *     }
+     */
+    PromoteAnswer: {
+      /** Model */
+      model: string;
+      /**
+       * Promotion Paused
+       * @description As it was before.
+       */
+      promotion_paused: boolean;
+      /** Replaced Version */
+      replaced_version: number | null;
+      /** Version */
+      version: number;
+    };
+    /**
+     * PromoteRequest
+     * @example {
+     *       "reason": "better on our own drawings",
+     *       "version": 7
+     *     }
+     */
+    PromoteRequest: {
+      /**
+       * Reason
+       * @description Kept in the ledger for ever.
+       * @default asked for over HTTP
+       */
+      reason: string;
+      /**
+       * Version
+       * @description Any version that is still there.
+       */
+      version: number;
     };
     /**
      * PromotionItem
@@ -1374,6 +1438,68 @@ export interface operations {
       };
       /** @description There is no such thing. */
       404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  promote_models__name__promote_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody: {
+      content: {
+        "application/json": components["schemas"]["PromoteRequest"];
+      };
+    };
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["PromoteAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The present state forbids it. */
+      409: {
         headers: {
           [name: string]: unknown;
         };
