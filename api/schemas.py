@@ -277,6 +277,18 @@ class ChampionAnswer(_Answer):
     run_id: int | None
 
 
+class WaitingAnswer(_Answer):
+    corrections: int
+    missing_for_a_run: int = Field(description="How many more a run needs to start without force.")
+    missing_for_the_trigger: int | None = Field(description="Null: no number of corrections starts a run.")
+
+
+class RunEstimate(_Answer):
+    seconds: float = Field(description="Median of the latest runs that went through all stages.")
+    runs: int = Field(description="From how many, at most 10.")
+    stages: dict[str, float] = Field(description="Median of each stage, in seconds.")
+
+
 class ModelAnswer(_Answer):
     model_config = _example(
         {
@@ -284,6 +296,9 @@ class ModelAnswer(_Answer):
             "input": {"mode": "L", "width": 28, "height": 28, "drawing": True},
             "champion": {"version": 3, "dataset_version": 3, "holdout_accuracy": 0.92, "run_id": 7},
             "promotion_paused": False,
+            "promotion_paused_at": None,
+            "waiting": {"corrections": 4, "missing_for_a_run": 6, "missing_for_the_trigger": None},
+            "run_estimate": {"seconds": 74.0, "runs": 5, "stages": {"ingest": 0.5, "train": 41.2}},
             "corrections_waiting": 4,
             "corrections_needed": 6,
             "corrections": 120,
@@ -307,6 +322,9 @@ class ModelAnswer(_Answer):
     input: InputAnswer
     champion: ChampionAnswer | None
     promotion_paused: bool = Field(description="After a rollback, until somebody resumes it.")
+    promotion_paused_at: datetime | None
+    waiting: WaitingAnswer
+    run_estimate: RunEstimate | None = Field(description="Null until a run has gone through.")
     corrections_waiting: int
     corrections_needed: int = Field(description="How many more a run needs to start without force.")
     corrections: int

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from core.database import Model, Run, RunStatus, session
+from core.database import Model, Run, RunStatus, Stage, StageStatus, Trigger, session
 from core.errors import Conflict, NotFound
 from pipeline import runs
 
@@ -71,3 +73,35 @@ def test_runs_are_listed_newest_first_and_by_page(doodles: str) -> None:
     page = runs.list_runs(doodles, limit=2)
     assert [r["run_id"] for r in page] == [ids[2], ids[1]]
     assert [r["run_id"] for r in runs.list_runs(doodles, before=ids[1])] == [ids[0]]
+
+
+def ended(model: str, status: RunStatus, **stages: float) -> None:
+    """stages: how long each took, in seconds."""
+    with session() as db:
+        run = Run(model=model, trigger=Trigger.manual, requested_by="test", status=status)
+        db.add(run)
+        db.flush()
+        for name, seconds in stages.items():
+            stage = Stage(run_id=run.id, name=name, position=runs.STAGES.index(name))
+            stage.status, stage.started_at = StageStatus.succeeded, datetime.now(UTC)
+            stage.duration_seconds = seconds
+            db.add(stage)
+
+
+def test_a_runs_time_is_estimated_from_those_that_went_through(doodles: str) -> None:
+    with session() as db:
+        assert runs.estimate(db, doodles) is None
+    ended(doodles, RunStatus.failed, ingest=1000)
+    ended(doodles, RunStatus.halted, ingest=1000)
+    with session() as db:
+        assert runs.estimate(db, doodles) is None
+    for train, status in ((40, RunStatus.succeeded), (60, RunStatus.rejected), (50, RunStatus.succeeded)):
+        ended(doodles, status, train=train, ingest=1)
+    with session() as db:
+        found = runs.estimate(db, doodles)
+    assert found == {"seconds": 51.0, "runs": 3, "stages": {"ingest": 1.0, "train": 50.0}}
+    assert list(found["stages"]) == ["ingest", "train"]
+    for _ in range(10):
+        ended(doodles, RunStatus.succeeded, train=5)
+    with session() as db:
+        assert runs.estimate(db, doodles) == {"seconds": 5.0, "runs": 10, "stages": {"train": 5.0}}

@@ -666,7 +666,19 @@ export interface components {
      *       },
      *       "name": "doodles",
      *       "predictions_24h": 1300,
-     *       "promotion_paused": false
+     *       "promotion_paused": false,
+     *       "run_estimate": {
+     *         "runs": 5,
+     *         "seconds": 74,
+     *         "stages": {
+     *           "ingest": 0.5,
+     *           "train": 41.2
+     *         }
+     *       },
+     *       "waiting": {
+     *         "corrections": 4,
+     *         "missing_for_a_run": 6
+     *       }
      *     }
      */
     ModelAnswer: {
@@ -694,6 +706,11 @@ export interface components {
        * @description After a rollback, until somebody resumes it.
        */
       promotion_paused: boolean;
+      /** Promotion Paused At */
+      promotion_paused_at: string | null;
+      /** @description Null until a run has gone through. */
+      run_estimate: components["schemas"]["RunEstimate"] | null;
+      waiting: components["schemas"]["WaitingAnswer"];
     };
     /** ModelsAnswer */
     ModelsAnswer: {
@@ -1058,6 +1075,26 @@ export interface components {
     } & {
       [key: string]: unknown;
     };
+    /** RunEstimate */
+    RunEstimate: {
+      /**
+       * Runs
+       * @description From how many, at most 10.
+       */
+      runs: number;
+      /**
+       * Seconds
+       * @description Median of the latest runs that went through all stages.
+       */
+      seconds: number;
+      /**
+       * Stages
+       * @description Median of each stage, in seconds.
+       */
+      stages: {
+        [key: string]: number;
+      };
+    };
     /**
      * RunRequest
      * @example {
@@ -1115,6 +1152,21 @@ export interface components {
        * @enum {string}
        */
       source: "correction" | "sample";
+    };
+    /** WaitingAnswer */
+    WaitingAnswer: {
+      /** Corrections */
+      corrections: number;
+      /**
+       * Missing For A Run
+       * @description How many more a run needs to start without force.
+       */
+      missing_for_a_run: number;
+      /**
+       * Missing For The Trigger
+       * @description Null: no number of corrections starts a run.
+       */
+      missing_for_the_trigger: number | null;
     };
   };
   responses: never;
