@@ -4,7 +4,7 @@ import { FreshAfterStale } from "../shared/App.tsx";
 import { NotFound } from "../shared/components/NotFound.tsx";
 import { type Page, Shell } from "../shared/components/Shell.tsx";
 import { useAddresses } from "../shared/others.ts";
-import { Home } from "./pages/Home.tsx";
+import { Runs } from "./pages/Runs.tsx";
 
 const PAGES: readonly Page[] = [{ path: "/", name: "Runs" }];
 
@@ -15,7 +15,7 @@ export function App() {
       <FreshAfterStale />
       <Switch>
         <Route path="/">
-          <Home />
+          <Runs />
         </Route>
         <Route>
           <NotFound />

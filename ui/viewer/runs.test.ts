@@ -1,0 +1,123 @@
+import { expect, test } from "vitest";
+import type { Run, StageOfRun } from "../shared/runs.ts";
+import type { RunFilter, RunPage } from "./data.ts";
+import { allStages, epochsLeftSeconds, secondsLeft, stageSeconds, withRun } from "./runs.ts";
+
+const NOW = Date.parse("2026-11-21T05:10:30Z");
+const EVERY: RunFilter = { model: null, status: null, trigger: null };
+
+function stage(name: StageOfRun["name"], status: StageOfRun["status"], seconds: number | null): StageOfRun {
+  return {
+    name,
+    status,
+    attempt: 1,
+    started_at: "2026-11-21T05:10:20Z",
+    finished_at: null,
+    duration_seconds: seconds,
+    figures: {},
+    message: null,
+  };
+}
+
+function run(run_id: number, more: Partial<Run> = {}): Run {
+  return {
+    run_id,
+    model: "doodles",
+    trigger: "manual",
+    force: false,
+    requested_by: "me",
+    status: "running",
+    message: null,
+    new_images: null,
+    dataset_version: null,
+    version: null,
+    verdict: null,
+    mlflow_run_id: null,
+    mlflow_url: null,
+    weights_removed_at: null,
+    requested_at: "2026-11-21T05:10:00Z",
+    started_at: null,
+    finished_at: null,
+    stages: [],
+    ...more,
+  };
+}
+
+function pages(...ids: number[][]): { pages: RunPage[]; pageParams: (number | null)[] } {
+  return {
+    pages: ids.map((some) => ({ runs: some.map((id) => run(id)), next_before: null })),
+    pageParams: ids.map(() => null),
+  };
+}
+
+const idsOf = (all: ReturnType<typeof pages>) =>
+  all.pages.map(({ runs }) => runs.map(({ run_id }) => run_id));
+
+test("a new run comes first", () => {
+  expect(idsOf(withRun(pages([3, 2], [1]), run(4), EVERY))).toEqual([[4, 3, 2], [1]]);
+});
+
+test("a run that is there is replaced where it stands", () => {
+  const now = withRun(pages([3, 2], [1]), run(1, { status: "failed" }), EVERY);
+  expect(idsOf(now)).toEqual([[3, 2], [1]]);
+  expect(now.pages[1]?.runs[0]?.status).toBe("failed");
+});
+
+test("a run that fits the filter no longer goes", () => {
+  const now = withRun(pages([3, 2]), run(3, { status: "failed" }), { ...EVERY, status: "running" });
+  expect(idsOf(now)).toEqual([[2]]);
+});
+
+test("neither a run of another model nor an older one not loaded yet comes in", () => {
+  expect(idsOf(withRun(pages([3]), run(4, { model: "photos" }), { ...EVERY, model: "doodles" }))).toEqual([
+    [3],
+  ]);
+  expect(idsOf(withRun(pages([3]), run(2), EVERY))).toEqual([[3]]);
+});
+
+test("the first run of an empty list comes in", () => {
+  expect(idsOf(withRun(pages([]), run(1), EVERY))).toEqual([[1]]);
+});
+
+test("there are always nine stages", () => {
+  const all = allStages(run(1, { stages: [stage("ingest", "succeeded", 0.4)] }));
+  expect(all).toHaveLength(9);
+  expect(all.map(({ stage }) => stage?.status ?? null).slice(0, 2)).toEqual(["succeeded", null]);
+});
+
+test("a running stage counts from its start, one that never ended does not", () => {
+  expect(stageSeconds(stage("train", "running", null), NOW)).toBe(10);
+  expect(stageSeconds(stage("train", "interrupted", null), NOW)).toBeNull();
+});
+
+const ESTIMATE = { seconds: 30, runs: 4, stages: { ingest: 1, train: 25, evaluate: 4 } };
+
+test("time left: the rest of the running stage and all of those to come", () => {
+  const active = run(1, { stages: [stage("ingest", "succeeded", 0.4), stage("train", "running", null)] });
+  expect(secondsLeft(active, ESTIMATE, NOW)).toBe(15 + 4);
+});
+
+test("time left: what training says of itself is better than the median", () => {
+  const active = run(1, { stages: [stage("train", "running", null)] });
+  expect(secondsLeft(active, ESTIMATE, NOW, 6)).toBe(1 + 6 + 4);
+});
+
+test("time left: a stage that takes longer than ever has nothing left, not less", () => {
+  const active = run(1, { stages: [stage("ingest", "running", null)] });
+  expect(secondsLeft(active, ESTIMATE, NOW)).toBe(29);
+});
+
+test("time left: unknown without a run before, and for a run that has ended", () => {
+  expect(secondsLeft(run(1), null, NOW)).toBeNull();
+  expect(secondsLeft(run(1, { status: "failed" }), ESTIMATE, NOW)).toBeNull();
+});
+
+test("epochs to come take what those before took", () => {
+  expect(
+    epochsLeftSeconds([
+      { epoch: 1, epochs: 4, seconds: 2 },
+      { epoch: 2, epochs: 4, seconds: 4 },
+    ]),
+  ).toBe(6);
+  expect(epochsLeftSeconds([])).toBeNull();
+});
