@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from api import metrics
 from api.errors import BadAnswer, UnknownModel
 from core import telemetry
-from core.database import Category, Correction, CorrectionStatus, Model, Version, session
+from core.database import Category, Correction, CorrectionStatus, Model, Run, Version, session
 from core.errors import EmendError, NotFound, Unavailable
 from core.images import InputSpec, as_mode
 from core.receipts import champion_version
@@ -36,12 +36,13 @@ log = telemetry.get_logger("catalogue")
 
 @dataclass(frozen=True)
 class KnownModel:
-    """outputs: of each version, the names of what it can answer, in output order."""
+    """outputs: of each version, the names of what it can answer, in output order. removed: by retention."""
 
     name: str
     spec: InputSpec
     champion: int | None
     outputs: Mapping[int, tuple[str, ...]]
+    removed: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,10 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
     versions: dict[str, dict[int, Version]] = {}
     for version in db.scalars(select(Version)):
         versions.setdefault(version.model, {})[version.version] = version
+    removed: dict[str, set[int]] = {}
+    gone = select(Run.model, Run.version).where(Run.weights_removed_at.is_not(None), Run.version.is_not(None))
+    for model, version_gone in db.execute(gone):
+        removed.setdefault(model, set()).add(int(version_gone or 0))
     models: dict[str, KnownModel] = {}
     holdout: dict[str, float] = {}
     for row in db.scalars(select(Model)):
@@ -169,7 +174,9 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
             if of_categories.keys() >= set(version.category_ids)
         }
         champion = champion_version(db, row.name)
-        models[row.name] = KnownModel(row.name, spec_of(row.params), champion, outputs)
+        models[row.name] = KnownModel(
+            row.name, spec_of(row.params), champion, outputs, frozenset(removed.get(row.name, ()))
+        )
         accuracy = holdout_accuracy(of_model[champion].figures) if champion in of_model else None
         if accuracy is not None:
             holdout[row.name] = accuracy

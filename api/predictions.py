@@ -14,8 +14,9 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 from fastapi.responses import JSONResponse
 
 from api import history, metrics
-from api.batching import Answer
+from api.batching import MOST_BYTES, Answer
 from api.catalogue import KnownModel
+from api.errors import BadAnswer
 from api.gateway import Gateway, decode_base64, gateway
 from api.history import Recorded
 from api.schemas import (
@@ -43,16 +44,28 @@ MOST_LISTED = 500
     "/invocations/",
     summary="What does the model see?",
     response_model=PredictionAnswer | PredictionAnswers,
-    responses=errors(400, 404, 413, 502, 503),
+    responses=errors(400, 404, 409, 413, 502, 503),
 )
 async def invocations(body: InvocationRequest, request: Request, the: The) -> Response:
-    """One image, or several at once. A prediction's id can be used in a correction from now on."""
+    """One image, or several at once. A prediction's id can be used in a correction from now on.
+
+    With `version` that one answers instead of the live one, to compare: it is not recorded and has no id. The first
+    such answer takes a moment, since the version is fetched. 409 when it does not pass the model server's checks.
+    """
     texts = _texts(body)
     model = await the.model(body.model)
     actor = the.actors.known(request)
     fields = ["image"] if body.images is None else [f"images.{index}" for index in range(len(texts))]
+    if body.version is not None and body.version in model.removed:
+        raise NotFound(
+            f"version {body.version} of '{model.name}' is gone: retention removed its weights",
+            field="version",
+        )
     decoded = await anyio.to_thread.run_sync(_decode_all, texts, fields, model.spec, limiter=the.decoding)
-    answers = await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
+    if body.version is not None:
+        answers = await _replay(the, model, decoded, body.version)
+    else:
+        answers = await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
     return JSONResponse(answers[0] if body.images is None else {"predictions": answers})
 
 
@@ -197,6 +210,25 @@ async def _predict(
         {"prediction_id": str(each.id), **prediction}
         for each, prediction in zip(recorded, named, strict=True)
     ]
+
+
+async def _replay(
+    the: Gateway, model: KnownModel, decoded: Sequence[Decoded], version: int
+) -> list[dict[str, Any]]:
+    """As `_predict`, but of one version, past the batches of the live one, and kept nowhere."""
+    answers = []
+    pixels = [each.pixels for each in decoded]
+    at_once = max(1, MOST_BYTES // pixels[0].nbytes)
+    for start in range(0, len(pixels), at_once):
+        part = await the.model_server.probabilities(
+            model.name, np.stack(pixels[start : start + at_once]), version
+        )
+        if part.version != version:
+            raise BadAnswer(f"the model server was asked for version {version} and says it is {part.version}")
+        answers += [Answer(row, version) for row in part.probabilities]
+    for answer in answers:
+        check(answer.probabilities)
+    return [{"prediction_id": None, **await _named(the, model.name, answer)} for answer in answers]
 
 
 async def _named(the: Gateway, model: str, answer: Answer) -> dict[str, Any]:

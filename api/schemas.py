@@ -60,6 +60,9 @@ class InvocationRequest(_Request):
     draft: bool = Field(
         False, description="While somebody still draws: counted, not recorded, and has no id."
     )
+    version: int | None = Field(
+        None, ge=1, lt=2**31, description="This one answers instead of the live one; not recorded, has no id."
+    )
 
 
 class PredictionAnswer(_Answer):
@@ -74,7 +77,9 @@ class PredictionAnswer(_Answer):
         }
     )
 
-    prediction_id: UUID | None = Field(description="UUIDv7; null for a draft.")
+    prediction_id: UUID | None = Field(
+        description="UUIDv7; null for a draft, and when a version was asked for."
+    )
     model: str
     version: int | None = Field(description="Null when a stock model server answers, which does not say.")
     label: str

@@ -13,6 +13,7 @@ import json
 import math
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from api.errors import BadAnswer
 from core import telemetry
-from core.errors import Unavailable
+from core.errors import Conflict, NotFound, Unavailable
 
 OUTPUT = "probabilities"
 SUM_TOLERANCE = 1e-3
 TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+VERSION_TIMEOUT = httpx.Timeout(30.0, connect=2.0)  # it may have to be fetched from the registry first
 
 log = telemetry.get_logger("upstream")
 
@@ -72,36 +74,68 @@ class ModelServer:
         if response.status_code != 200:
             raise Unavailable(f"the model server at {self.url} is up but not ready; see its /version")
 
-    async def probabilities(self, model: str, pixels: NDArray[np.uint8]) -> Answers:
-        """pixels: (N, H, W) or (N, H, W, 3). Asked a second time when the first failed: asking changes nothing."""
+    async def probabilities(
+        self, model: str, pixels: NDArray[np.uint8], version: int | None = None
+    ) -> Answers:
+        """pixels: (N, H, W) or (N, H, W, 3). Asked a second time when the first failed: asking changes nothing.
+
+        version: this one instead of the live one. Raises NotFound when it is not to be had, also because a stock
+        server answers, and Conflict when it does not pass the model server's checks.
+        """
         try:
-            return await self._ask(model, pixels)
+            return await self._ask(model, pixels, version)
         except (_NotUnderstood, _Disconnected):
             self._kind = None
         try:
-            return await self._ask(model, pixels)
+            return await self._ask(model, pixels, version)
         except _NotUnderstood as exc:
             self._kind = None
             log.error("model server refused", model=model, reason=str(exc))
             raise BadAnswer(f"the model server does not take images of '{model}' as they are") from exc
 
-    async def _ask(self, model: str, pixels: NDArray[np.uint8]) -> Answers:
+    async def _ask(self, model: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
         kind = await self.kind()
-        path = "/invocations" if model == self._default_model else f"/models/{model}/invocations"
+        if version is not None:
+            if kind is Kind.stock:
+                raise self._one_version_only(version)
+            path = f"/models/{quote(model, safe='')}/versions/{version}/invocations"
+        else:
+            path = "/invocations" if model == self._default_model else f"/models/{model}/invocations"
         if kind is Kind.ours:
             response = await self._request(
                 "POST",
                 path,
                 content=np.ascontiguousarray(pixels).tobytes(),
                 headers={"Content-Type": "application/octet-stream"},
+                timeout=TIMEOUT if version is None else VERSION_TIMEOUT,
             )
         else:
             body = await asyncio.to_thread(_inputs, pixels)  # 10 ms for 64 doodles
             response = await self._request(
                 "POST", path, content=body, headers={"Content-Type": "application/json"}
             )
+        if version is not None:
+            self._check_version_status(response, model, version)
         self._check_status(response, model)
         return Answers(_parsed(response, len(pixels)), _version(response))
+
+    def _check_version_status(self, response: httpx.Response, model: str, version: int) -> None:
+        """Raises NotFound or Conflict for what only a request for a version is answered."""
+        if response.status_code == 409:
+            raise Conflict(_told(response), field="version")
+        if response.status_code != 404:
+            return
+        if _told(response, "error_code") == "ENDPOINT_NOT_FOUND":  # another server by now, or an older one
+            self._kind = None
+            raise self._one_version_only(version)
+        raise NotFound(f"there is no version {version} of '{model}' in the registry", field="version")
+
+    def _one_version_only(self, version: int) -> NotFound:
+        return NotFound(
+            f"the model server at {self.url} answers with one version only, so version {version} cannot be asked; "
+            "Emend's own server can (unset EMEND_SERVING_URL)",
+            field="version",
+        )
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         request_id = telemetry.request_id()
@@ -116,8 +150,9 @@ class ModelServer:
             ) from exc
         except httpx.TimeoutException as exc:
             self._kind = None
+            limit = kwargs.get("timeout", TIMEOUT)
             raise Unavailable(
-                f"the model server at {self.url} took more than {TIMEOUT.read:g} s; try again in a moment"
+                f"the model server at {self.url} took more than {limit.read:g} s; try again in a moment"
             ) from exc
         except httpx.HTTPError as exc:  # a kept connection that the server closed, or one that died half way
             self._kind = None
@@ -157,6 +192,15 @@ def check(probabilities: NDArray[np.float64]) -> None:
 
 def _inputs(pixels: NDArray[np.uint8]) -> bytes:
     return json.dumps({"inputs": pixels.tolist()}).encode()
+
+
+def _told(response: httpx.Response, key: str = "message") -> str:
+    """A field of our server's refusal; empty when it has none."""
+    try:
+        body = response.json()
+    except ValueError:
+        return ""
+    return str(body.get(key, "")) if isinstance(body, dict) else ""
 
 
 def _is_our_version_page(response: httpx.Response) -> bool:

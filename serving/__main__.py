@@ -9,6 +9,7 @@ from core.registry import Registry
 from core.settings import settings
 from serving.app import create_app
 from serving.follower import Follower
+from serving.on_demand import OnDemand
 from serving.versions import Versions
 
 
@@ -17,9 +18,11 @@ def main() -> None:
     telemetry.configure("serving")
     with Registry(here.mlflow_tracking_uri, timeout_seconds=5) as registry:
         versions = Versions(here.default_model)
-        follower = Follower(registry, versions, here.data_dir / "serving")
+        cache = here.data_dir / "serving"
+        follower = Follower(registry, versions, cache)
+        on_demand = OnDemand(registry, cache)
         uvicorn.run(
-            create_app(versions, follower),
+            create_app(versions, follower, on_demand),
             host=here.host,
             port=here.serving_port,
             log_config=None,

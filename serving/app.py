@@ -2,6 +2,7 @@
 
     POST /invocations               the default model
     POST /models/<name>/invocations
+    POST /models/<name>/versions/<version>/invocations    another version than the live one, fetched when asked for
     GET  /ping, /health             200 when at least one model answers, 503 until then
     GET  /version                   which versions answer, which were turned down and why
     GET  /metrics
@@ -16,9 +17,10 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -28,9 +30,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core import telemetry
-from serving import metrics
+from serving import metrics, on_demand
 from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
 from serving.follower import Follower
+from serving.on_demand import OnDemand
 from serving.protocol import MOST_BODY_BYTES, parse, render
 from serving.versions import LoadedVersion, Versions
 
@@ -42,14 +45,35 @@ _SANE_REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}(,[A-Za-z0-9._-]{1,64}){0,6
 log = telemetry.get_logger(__name__)
 
 
+@dataclass
+class _Lane:
+    """Requests that share threads and places, so that those of another lane cannot hold them up."""
+
+    threads: ThreadPoolExecutor
+    most_at_once: Callable[[], int]
+    in_progress: int = 0
+
+    def __enter__(self) -> None:
+        """Raises NotReady when no place is left."""
+        if self.in_progress >= self.most_at_once():
+            raise NotReady(f"{self.in_progress} requests are in progress; try again in a moment")
+        self.in_progress += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_progress -= 1
+
+
 class ModelServer:
     """The application's state and its endpoints."""
 
-    def __init__(self, versions: Versions, follower: Follower) -> None:
+    def __init__(self, versions: Versions, follower: Follower, others: OnDemand) -> None:
         self._versions = versions
         self._follower = follower
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="inference")
-        self._in_progress = 0
+        self._others = others
+        self._live = _Lane(
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="inference"), lambda: _MOST_REQUESTS_AT_ONCE
+        )
+        self._replays = _Lane(others.threads, lambda: on_demand.MOST_REQUESTS_AT_ONCE)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -59,13 +83,31 @@ class ModelServer:
             yield
         finally:
             await asyncio.to_thread(self._follower.stop)
-            self._threads.shutdown()
+            self._live.threads.shutdown()
+            self._others.stop()
 
     async def invoke_default(self, request: Request) -> Response:
-        return await self._invoke(request, self._versions.default_model)
+        return await self._invoke_live(request, self._versions.default_model)
 
     async def invoke_named(self, request: Request) -> Response:
-        return await self._invoke(request, request.path_params["name"])
+        return await self._invoke_live(request, request.path_params["name"])
+
+    async def invoke_version(self, request: Request) -> Response:
+        name, number = request.path_params["name"], int(request.path_params["version"])
+
+        async def find() -> LoadedVersion:
+            live = self._versions.peek(name)
+            if live is not None and live.version == number:
+                return live
+            return await self._others.get(name, number)
+
+        return await self._invoke(request, name, self._replays, find)
+
+    async def _invoke_live(self, request: Request, name: str) -> Response:
+        async def find() -> LoadedVersion:
+            return self._versions.live(name)
+
+        return await self._invoke(request, name, self._live, find)
 
     async def health(self, _: Request) -> Response:
         """As MLflow's: an empty line; the status says it all."""
@@ -77,7 +119,9 @@ class ModelServer:
     async def metrics(self, _: Request) -> Response:
         return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _invoke(self, request: Request, name: str) -> Response:
+    async def _invoke(
+        self, request: Request, name: str, lane: _Lane, find: Callable[[], Awaitable[LoadedVersion]]
+    ) -> Response:
         started = time.perf_counter()
         if _SANE_REQUEST_IDS.fullmatch(request_id := request.headers.get("x-request-id", "")):
             telemetry.bind(request_id=request_id)
@@ -85,13 +129,15 @@ class ModelServer:
         label = name if known else ""  # else anybody could make any number of time series
         version, status = "", 500
         try:
-            self._versions.live(name)
-            with _Place(self):
+            if lane is self._live:
+                await find()  # refused before the body is read
+            with lane:
                 body = await _read(request)
                 # Taken only now: a slow upload is answered by the version of the moment, and pins no old one.
-                loaded = self._versions.live(name)
+                loaded = await find()
                 version = str(loaded.version)
-                response = await self._answer(loaded, body, request.headers.get("content-type", ""))
+                content_type = request.headers.get("content-type", "")
+                response = await self._answer(lane, loaded, body, content_type)
             status = response.status_code
             return response
         except ServingError as exc:
@@ -107,10 +153,10 @@ class ModelServer:
                 "scored", model=label, version=version, status=status, milliseconds=round(seconds * 1000, 1)
             )
 
-    async def _answer(self, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
+    async def _answer(self, lane: _Lane, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        answer, count = await loop.run_in_executor(self._threads, _score, loaded, body, content_type)
+        answer, count = await loop.run_in_executor(lane.threads, _score, loaded, body, content_type)
         version = str(loaded.version)
         metrics.SCORE_SECONDS.labels(loaded.name, version).observe(time.perf_counter() - started)
         metrics.IMAGES.labels(loaded.name, version).inc(count)
@@ -118,27 +164,15 @@ class ModelServer:
         return Response(answer, headers=headers, media_type="application/json")
 
 
-class _Place:
-    """One of the requests held at once. Raises NotReady when there is none left."""
-
-    def __init__(self, server: ModelServer) -> None:
-        self._server = server
-
-    def __enter__(self) -> None:
-        if self._server._in_progress >= _MOST_REQUESTS_AT_ONCE:
-            raise NotReady(f"{_MOST_REQUESTS_AT_ONCE} requests are in progress; try again in a moment")
-        self._server._in_progress += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._server._in_progress -= 1
-
-
-def create_app(versions: Versions, follower: Follower) -> Starlette:
-    server = ModelServer(versions, follower)
+def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Starlette:
+    server = ModelServer(versions, follower, others)
     return Starlette(
         routes=[
             Route("/invocations", server.invoke_default, methods=["POST"]),
             Route("/models/{name}/invocations", server.invoke_named, methods=["POST"]),
+            Route(
+                "/models/{name}/versions/{version:int}/invocations", server.invoke_version, methods=["POST"]
+            ),
             Route("/ping", server.health),
             Route("/health", server.health),
             Route("/version", server.version),

@@ -40,6 +40,21 @@ class UnknownModel(ServingError):
     code = "RESOURCE_DOES_NOT_EXIST"
 
 
+class UnknownVersion(UnknownModel):
+    """The registry has no such version of the model, or not its files any more."""
+
+
+class UnusableVersion(ServingError):
+    """The version was fetched and does not load, or answers its example wrongly."""
+
+    status = 409
+    code = "INVALID_STATE"
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 class NotReady(ServingError):
     """The default model has no version yet, or the server is full; the same request may succeed later."""
 

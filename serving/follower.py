@@ -30,7 +30,7 @@ POLL_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 
 # A model's name becomes a folder's name here.
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 log = telemetry.get_logger(__name__)
 
@@ -113,7 +113,7 @@ class Follower:
             self._stopping.wait(self._poll_seconds)
 
     def _follow(self, name: str, number: int) -> None:
-        if not _SAFE_NAME.fullmatch(name):
+        if not SAFE_NAME.fullmatch(name):
             log.warning("model_ignored", model=name, reason="its name cannot be a folder's name")
             self._done[name] = number
             return

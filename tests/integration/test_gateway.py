@@ -662,7 +662,9 @@ def test_promotion_is_resumed_and_a_rollback_without_the_registry_is_refused(
         assert "Retry-After" in refused.headers
 
 
-def test_a_version_that_retention_removed_is_not_promoted(client: httpx.Client, world: World) -> None:
+def test_a_version_that_retention_removed_is_not_promoted_and_not_asked(
+    client: httpx.Client, world: World
+) -> None:
     with Session(world.engine) as db:
         promote(db, "photos", 2, [0, 1, 2])
         run = db.scalars(select(Run).where(Run.model == "photos").order_by(Run.id.desc())).first()
@@ -673,6 +675,15 @@ def test_a_version_that_retention_removed_is_not_promoted(client: httpx.Client, 
     assert refused.status_code == 404
     assert refused.json()["error"]["field"] == "version"
     assert "retention removed its weights" in refused.json()["error"]["message"]
+    image = encoded(tiny_model.images(1, tiny_model.PHOTO)[0], "PNG")
+
+    def gone() -> bool:  # the gateway reads it within seconds
+        answer = client.post("/invocations/", json={"image": image, "model": "photos", "version": 2})
+        return answer.status_code == 404 and "retention removed" in answer.json()["error"]["message"]
+
+    wait_until(gone)
+    live = client.post("/invocations/", json={"image": image, "model": "photos", "version": 1}).json()
+    assert (live["version"], live["prediction_id"]) == (1, None)
 
 
 # Health, metrics, documentation

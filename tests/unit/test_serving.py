@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import httpx
 import numpy as np
 import pytest
 
-from core.registry import Registry, RegistryUnavailable, Version
+from core.registry import Registry, RegistryUnavailable, Version, VersionNotFound
 from serving.app import create_app
 from serving.errors import (
     BadAnswer,
@@ -28,9 +30,11 @@ from serving.errors import (
     NotReady,
     UnknownModel,
     UnsupportedContentType,
+    UnusableVersion,
     VersionRejected,
 )
 from serving.follower import Follower
+from serving.on_demand import OnDemand
 from serving.protocol import MOST_BODY_BYTES, MOST_IMAGES, parse, render
 from serving.versions import Versions, load
 from tests.support.http_server import http_client
@@ -308,9 +312,11 @@ class FolderRegistry(Registry):
         self.downloads.append(version)
         if self.artifacts_away:
             raise RegistryUnavailable("artifacts away")
+        if not (self.source / name / str(version)).exists():
+            raise VersionNotFound(f"model '{name}' has no version {version}")
         shutil.copytree(self.source / name / str(version), directory)
-        found = self.version_by_alias(name, "champion")
-        assert found is not None
+        number = self.champions.get(name, version)
+        found = Version(name, number, f"models:/m-{number}", "r", {}, (), datetime(2026, 1, 1, tzinfo=UTC))
         (directory / "version.json").write_text(
             json.dumps(
                 {
@@ -474,7 +480,7 @@ def test_name_that_is_no_folder_is_ignored(
 def client(registry: FolderRegistry, versions: Versions, tmp_path: Path) -> Iterator[httpx.Client]:
     registry.champions["doodles"] = 1
     follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
-    with http_client(create_app(versions, follower)) as opened:
+    with http_client(create_app(versions, follower, OnDemand(registry, tmp_path / "cache"))) as opened:
         wait_until(lambda: versions.ready() == ["doodles"])
         yield opened
 
@@ -556,7 +562,7 @@ def test_health_is_that_some_model_answers(
 ) -> None:
     registry.away = True
     follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
-    with http_client(create_app(versions, follower)) as client:
+    with http_client(create_app(versions, follower, OnDemand(registry, tmp_path / "cache"))) as client:
         for path in ("/ping", "/health"):
             assert client.get(path).status_code == 503
         refused = client.post("/invocations", json={"inputs": images().tolist()})
@@ -613,3 +619,94 @@ def test_no_request_fails_while_versions_are_swapped(
         assert np.allclose(response.json()["predictions"]["probabilities"], expected[version], atol=1e-6)
     swapping.join()
     assert seen[-1] == "2"
+
+
+# Versions that are not live
+
+
+def ask(client: httpx.Client, version: int, model: str = "doodles") -> httpx.Response:
+    return client.post(f"/models/{model}/versions/{version}/invocations", json={"inputs": images().tolist()})
+
+
+def test_another_version_than_the_live_one_answers_when_it_is_asked(
+    client: httpx.Client, registry: FolderRegistry, tmp_path: Path
+) -> None:
+    for version in (2, 3, 1):
+        response = ask(client, version)
+        assert response.status_code == 200
+        assert response.headers["Emend-Version"] == str(version)
+        got = response.json()["predictions"]["probabilities"]
+        assert np.allclose(got, answer(graph(version), images()), atol=1e-6)
+    assert registry.downloads.count(1) == 1  # for being live
+    assert client.post("/invocations", json={"inputs": images().tolist()}).headers["Emend-Version"] == "1"
+    assert list((tmp_path / "cache" / ".on-demand").rglob("*.onnx")) == []
+
+
+def test_a_version_is_fetched_once_however_many_ask_for_it(
+    client: httpx.Client, registry: FolderRegistry
+) -> None:
+    together = threading.Barrier(8)
+
+    def asked(_: int) -> int:
+        together.wait()
+        return ask(client, 2).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(asked, range(8))) == [200] * 8
+    assert registry.downloads.count(2) == 1
+
+
+def test_a_version_that_is_not_there_or_fails_its_checks_is_refused(
+    client: httpx.Client, registry: FolderRegistry
+) -> None:
+    missing = [ask(client, 99), ask(client, 2**40), ask(client, 1, "other"), ask(client, 1, "%2e%2e")]
+    assert {(r.status_code, r.json()["error_code"]) for r in missing} == {(404, "RESOURCE_DOES_NOT_EXIST")}
+    for _ in range(3):
+        bad = ask(client, 4)
+        assert (bad.status_code, bad.json()["error_code"]) == (409, "INVALID_STATE")
+        assert "not finite" in bad.json()["message"]
+    assert registry.downloads.count(4) == 1  # it is not fetched again and again
+    registry.artifacts_away = True
+    away = ask(client, 3)
+    assert (away.status_code, away.headers["Retry-After"]) == (503, "1")
+    registry.artifacts_away = False
+    assert ask(client, 3).status_code == 200
+
+
+def test_what_is_kept_is_bounded(
+    registry: FolderRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    for number in (1, 2):
+        write_version(tmp_path / "registry", number, graph(number), name="photos")
+
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache", clock=clock)
+        first = await others.get("doodles", 1)
+        await others.get("doodles", 2)
+        assert await others.get("doodles", 1) is first  # asked for again, so 2 goes first
+        await others.get("doodles", 3)
+        assert others.kept() == [("doodles", 1), ("doodles", 3)]
+        await others.get("photos", 1)
+        assert others.kept() == [("doodles", 1), ("doodles", 3), ("photos", 1)]
+        monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+        await others.get("photos", 2)
+        assert others.kept() == [("photos", 2)]  # larger than all there may be, and still it answers
+        with pytest.raises(UnusableVersion):
+            await others.get("doodles", 4)
+        shutil.rmtree(tmp_path / "registry" / "doodles" / "4")
+        write_version(tmp_path / "registry", 4, graph(4))
+        with pytest.raises(UnusableVersion):
+            await others.get("doodles", 4)
+        clock.now += 61
+        assert (await others.get("doodles", 4)).version == 4
+        others.stop()
+
+    asyncio.run(scenario())
+
+
+def test_requests_for_other_versions_take_no_place_of_the_live_ones(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
+    assert ask(client, 2).status_code == 503
+    assert client.post("/invocations", json={"inputs": images().tolist()}).status_code == 200

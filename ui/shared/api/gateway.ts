@@ -87,6 +87,9 @@ export interface paths {
     /**
      * What does the model see?
      * @description One image, or several at once. A prediction's id can be used in a correction from now on.
+     *
+     *     With `version` that one answers instead of the live one, to compare: it is not recorded and has no id. The first
+     *     such answer takes a moment, since the version is fetched. 409 when it does not pass the model server's checks.
      */
     post: operations["invocations_invocations__post"];
     delete?: never;
@@ -634,6 +637,11 @@ export interface components {
       images?: string[] | null;
       /** Model */
       model?: string | null;
+      /**
+       * Version
+       * @description This one answers instead of the live one; not recorded, has no id.
+       */
+      version?: number | null;
     };
     /**
      * ModelAnswer
@@ -740,7 +748,7 @@ export interface components {
       model: string;
       /**
        * Prediction Id
-       * @description UUIDv7; null for a draft.
+       * @description UUIDv7; null for a draft, and when a version was asked for.
        */
       prediction_id: string | null;
       /** Probabilities */
@@ -1385,6 +1393,15 @@ export interface operations {
       };
       /** @description There is no such thing. */
       404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The present state forbids it. */
+      409: {
         headers: {
           [name: string]: unknown;
         };

@@ -1,0 +1,136 @@
+"""Versions other than the live one, for who wants to compare: fetched when somebody asks, a few kept in memory.
+
+They go through the same checks as a champion (load, try on the example) and never near its path: threads of
+their own fetch and answer, and how many may ask at once is counted apart. However many ask for a version at the
+same time, it is fetched once. What is kept is bounded, see MOST_PER_MODEL and MOST_BYTES; nothing stays on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import telemetry
+from core.errors import EmendError, NotFound, Unavailable
+from core.registry import ArtifactError, Registry
+from serving.errors import NotReady, ServingError, UnknownVersion, UnusableVersion, VersionRejected
+from serving.follower import SAFE_NAME
+from serving.versions import LoadedVersion, load
+
+MOST_PER_MODEL = 2  # the two that somebody compares
+MOST_BYTES = (
+    256 * 1024 * 1024
+)  # of files, all models together; the one asked for last stays however large it is
+MOST_REQUESTS_AT_ONCE = 16
+REJECTED_FOR_SECONDS = 60.0  # before it is fetched and tried again
+
+_FOLDER = ".on-demand"  # no model can have this name
+_THREADS = 2  # for fetching, and as many for answering
+
+log = telemetry.get_logger(__name__)
+
+_Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    loaded: LoadedVersion
+    size_bytes: int
+
+
+class OnDemand:
+    """Belongs to one event loop, but for what its threads do."""
+
+    def __init__(
+        self, registry: Registry, cache: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry = registry
+        self._folder = cache / _FOLDER
+        self._clock = clock
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()  # the one asked for last is last
+        self._fetching: dict[_Key, asyncio.Future[_Kept]] = {}
+        self._rejected: dict[_Key, tuple[float, str]] = {}  # until when, and why
+        self._fetchers = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand-fetch")
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand")
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a killed process
+
+    def stop(self) -> None:
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown()
+
+    def kept(self) -> list[_Key]:
+        """In the order in which they would go."""
+        return list(self._kept)
+
+    async def get(self, name: str, version: int) -> LoadedVersion:
+        """Raises UnknownVersion, UnusableVersion when it fails the checks, NotReady when it cannot be had just now."""
+        key = (name, version)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key].loaded
+        self._refuse_rejected(key)
+        fetching = self._fetching.get(key)
+        if fetching is None:
+            loop = asyncio.get_running_loop()
+            fetching = loop.run_in_executor(self._fetchers, self._fetch, name, version)
+            self._fetching[key] = fetching
+            fetching.add_done_callback(lambda done: self._keep(key, done))
+        return (await asyncio.shield(fetching)).loaded  # who goes away does not end it for the others
+
+    def _refuse_rejected(self, key: _Key) -> None:
+        until, why = self._rejected.get(key, (0.0, ""))
+        if self._clock() < until:
+            raise _unusable(key, why)
+
+    def _fetch(self, name: str, version: int) -> _Kept:
+        """In a thread."""
+        if not SAFE_NAME.fullmatch(name) or not 0 < version < 2**31:
+            raise UnknownVersion(f"there is no version {version} of '{name}'")
+        directory = self._folder / name / str(version)
+        try:
+            self._registry.download(name, version, directory)
+            size_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+            return _Kept(load(directory), size_bytes)
+        except VersionRejected as exc:
+            raise _unusable((name, version), exc.message) from exc
+        except (NotFound, ArtifactError) as exc:
+            raise UnknownVersion(
+                f"there is no version {version} of '{name}' to be had: {exc.message}"
+            ) from exc
+        except Unavailable as exc:
+            raise NotReady(f"version {version} of '{name}' cannot be fetched now: {exc.message}") from exc
+        except (EmendError, OSError) as exc:
+            raise ServingError(f"version {version} of '{name}' cannot be fetched: {exc}") from exc
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _keep(self, key: _Key, done: asyncio.Future[_Kept]) -> None:
+        del self._fetching[key]
+        if done.cancelled():
+            return
+        failed = done.exception()  # asked for here too, in case nobody waits any more
+        if isinstance(failed, UnusableVersion):
+            now = self._clock()
+            self._rejected = {other: told for other, told in self._rejected.items() if told[0] > now}
+            self._rejected[key] = (now + REJECTED_FOR_SECONDS, failed.why)
+        if failed is None:
+            self._kept[key] = done.result()
+            self._forget_oldest(key[0])
+            log.info("version_fetched", model=key[0], version=key[1], size_bytes=done.result().size_bytes)
+
+    def _forget_oldest(self, name: str) -> None:
+        of_model = [key for key in self._kept if key[0] == name]
+        for key in of_model[:-MOST_PER_MODEL]:
+            del self._kept[key]
+        while len(self._kept) > 1 and sum(kept.size_bytes for kept in self._kept.values()) > MOST_BYTES:
+            self._kept.popitem(last=False)
+
+
+def _unusable(key: _Key, why: str) -> UnusableVersion:
+    return UnusableVersion(f"version {key[1]} of '{key[0]}' does not answer: {why}", why)
