@@ -4,6 +4,7 @@ import { FreshAfterStale } from "../shared/App.tsx";
 import { NotFound } from "../shared/components/NotFound.tsx";
 import { type Page, Shell } from "../shared/components/Shell.tsx";
 import { useAddresses } from "../shared/others.ts";
+import { Run } from "./pages/Run.tsx";
 import { Runs } from "./pages/Runs.tsx";
 
 const PAGES: readonly Page[] = [{ path: "/", name: "Runs" }];
@@ -16,6 +17,9 @@ export function App() {
       <Switch>
         <Route path="/">
           <Runs />
+        </Route>
+        <Route path="/runs/:id">
+          {({ id }) => (/^\d+$/.test(id) ? <Run key={id} runId={Number(id)} /> : <NotFound />)}
         </Route>
         <Route>
           <NotFound />

@@ -1,0 +1,373 @@
+/** The gate's verdict of a run in pictures: the holdout, each category, who is taken for whom, corrections fixed and broken. */
+import { useState } from "react";
+import { Link } from "wouter";
+import { Button } from "../../shared/components/Button.tsx";
+import { Card } from "../../shared/components/Card.tsx";
+import { StatusMark } from "../../shared/components/StatusMark.tsx";
+import { count, counted, percent } from "../../shared/format.ts";
+import type { Run } from "../../shared/runs.ts";
+import type { CategoryRecall, Change, JudgedCorrection, Report } from "../data.ts";
+import { ImageGrid } from "./ImageGrid.tsx";
+import { type IntervalRow, Intervals } from "./Intervals.tsx";
+import "./Verdict.css";
+
+export function VerdictSentence({ run }: { run: Run }) {
+  if (run.verdict === null) return null;
+  const isPromoted = Boolean(run.verdict.promoted ?? run.verdict.promote);
+  const reasons = (run.verdict.reasons ?? []) as { name: string; passed: boolean; sentence: string }[];
+  return (
+    <section className="verdict" data-good={isPromoted} aria-label="Verdict">
+      <p className="verdict-sentence">{run.verdict.sentence}</p>
+      {reasons.length > 0 && (
+        <ul className="verdict-reasons">
+          {reasons.map(({ name, passed, sentence }) => (
+            <li key={name}>
+              <StatusMark
+                status={passed ? "succeeded" : "failed"}
+                word={passed ? "holds" : "does not hold"}
+              />
+              <span>{sentence}</span>
+            </li>
+          ))}
+        </ul>
+      )}
+    </section>
+  );
+}
+
+type Figures = Record<string, number | undefined>;
+
+export function Holdout({ run, report }: { run: Run; report: Report }) {
+  const figures = (run.verdict?.figures ?? {}) as Figures;
+  const sides: IntervalRow[] = [];
+  const { champion, challenger } = report.holdout ?? { champion: null, challenger: null };
+  const side = (name: string, of: NonNullable<typeof champion>, strong: boolean): IntervalRow => ({
+    name,
+    value: 100 * of.accuracy,
+    low: of.low === null ? null : 100 * of.low,
+    high: of.high === null ? null : 100 * of.high,
+    strong,
+  });
+  if (champion)
+    sides.push(
+      side(
+        champion && report.champion_version ? `Version ${report.champion_version}, live then` : "Live then",
+        champion,
+        false,
+      ),
+    );
+  if (challenger)
+    sides.push(side(report.version ? `Version ${report.version}, new` : "New", challenger, true));
+  const gains = gainsOf(figures);
+  if (sides.length === 0 && gains.length === 0) return null;
+  const images = challenger?.images ?? champion?.images;
+  return (
+    <Card title="On images never trained on">
+      {sides.length > 0 && (
+        <>
+          <p className="soft small">
+            Right answers on the {images === undefined ? "" : counted(images, "holdout image")}, with the 95 %
+            interval.
+          </p>
+          <Intervals rows={sides} unit="%" limits={[0, 100]} />
+        </>
+      )}
+      {gains.length > 0 && (
+        <>
+          <h3>New against old</h3>
+          <p className="soft small">
+            The same images through both, in percentage points. An interval wholly to the right of 0 is a gain
+            beyond doubt.
+          </p>
+          <Intervals rows={gains} unit="points" zero signed />
+        </>
+      )}
+    </Card>
+  );
+}
+
+function gainsOf(figures: Figures): IntervalRow[] {
+  return (
+    [
+      ["Real images", "holdout"],
+      ["Generated images", "regression"],
+    ] as const
+  ).flatMap(([name, slice]) => {
+    const value = figures[`${slice}_gain_points`];
+    const low = figures[`${slice}_gain_points_low`] ?? null;
+    const high = figures[`${slice}_gain_points_high`] ?? null;
+    const images = figures[`${slice}_images`];
+    if (value === undefined || !images) return [];
+    const tone = low !== null && low > 0 ? "good" : high !== null && high < 0 ? "bad" : undefined;
+    return [{ name, value, low, high, tone, note: count(images) }];
+  });
+}
+
+const FEW = 20;
+
+/** Recall of the old as a ring, of the new as a point; the largest changes first. */
+export function Categories({ categories }: { categories: readonly CategoryRecall[] }) {
+  const [isWhole, setWhole] = useState(false);
+  const known = categories.filter(({ images }) => images > 0);
+  const sorted = known.toSorted((a, b) => Math.abs(changeOf(b)) - Math.abs(changeOf(a)));
+  const shown = isWhole ? sorted : sorted.slice(0, FEW);
+  if (known.length === 0) return null;
+  return (
+    <Card title="Each category">
+      <p className="soft small">
+        How many of its images were recognised: <span className="recall-key-old">before</span> and{" "}
+        <span className="recall-key-new">now</span>, with the 95 % interval of now. The largest changes first.
+      </p>
+      <div className="recall-row recall-head soft small" aria-hidden="true">
+        <span />
+        <span className="recall-scale">
+          <span>0 %</span>
+          <span>50 %</span>
+          <span>100 %</span>
+        </span>
+        <span>now</span>
+        <span>points</span>
+        <span>images</span>
+      </div>
+      <ul className="recall">
+        {shown.map((category) => (
+          <Recall key={category.id} category={category} />
+        ))}
+      </ul>
+      {sorted.length > FEW && (
+        <Button kind="quiet" onClick={() => setWhole(!isWhole)}>
+          {isWhole ? "Show fewer" : `Show all ${count(sorted.length)}`}
+        </Button>
+      )}
+    </Card>
+  );
+}
+
+function changeOf({ champion_recall: before, challenger_recall: now }: CategoryRecall): number {
+  return before === null || now === null ? 1 : now - before;
+}
+
+function Recall({ category }: { category: CategoryRecall }) {
+  const { name, images, champion_recall: before, challenger_recall: now, low, high } = category;
+  const at = (share: number) => `${100 * share}%`;
+  const change = before !== null && now !== null ? Math.round(100 * (now - before)) : null;
+  return (
+    <li className="recall-row">
+      <span className="recall-name" title={name}>
+        {name}
+      </span>
+      <span className="recall-track" aria-hidden="true">
+        {low !== null && high !== null && (
+          <span className="recall-interval" style={{ left: at(low), right: `calc(100% - ${at(high)})` }} />
+        )}
+        {before !== null && now !== null && (
+          <span
+            className="recall-way"
+            data-tone={now >= before ? "good" : "bad"}
+            style={{ left: at(Math.min(before, now)), right: `calc(100% - ${at(Math.max(before, now))})` }}
+          />
+        )}
+        {before !== null && <span className="recall-old" style={{ left: at(before) }} />}
+        {now !== null && <span className="recall-new" style={{ left: at(now) }} />}
+      </span>
+      <span className="recall-figure number">{now === null ? "left out" : percent(now, 0)}</span>
+      <span
+        className="recall-change number"
+        data-tone={change === null || change === 0 ? undefined : change > 0 ? "good" : "bad"}
+      >
+        {before === null
+          ? "new"
+          : change === null
+            ? `was ${percent(before, 0)}`
+            : change === 0
+              ? "same"
+              : `${change > 0 ? "+" : "−"}${Math.abs(change)}`}
+      </span>
+      <span className="recall-images soft small number">
+        {count(images)}
+        <span className="aloud"> images</span>
+      </span>
+    </li>
+  );
+}
+
+const MATRIX_CATEGORIES = 24;
+
+export function Confusion({ confusion }: { confusion: NonNullable<Report["confusion"]> }) {
+  const { categories, counts, missing } = confusion;
+  if (missing || categories.length === 0) {
+    return (
+      <Card title="What is taken for what">
+        <p className="soft">{missing ?? "There are no holdout images yet."}</p>
+      </Card>
+    );
+  }
+  const mistakes = mistakesOf(categories, counts);
+  return (
+    <Card title="What is taken for what">
+      <div className={categories.length <= MATRIX_CATEGORIES ? "confusion" : "stack"}>
+        {categories.length <= MATRIX_CATEGORIES ? (
+          <Matrix categories={categories} counts={counts} />
+        ) : (
+          <details>
+            <summary>The whole matrix, {counted(categories.length, "category", "categories")}</summary>
+            <Matrix categories={categories} counts={counts} />
+          </details>
+        )}
+        <div className="stack">
+          <h3>{mistakes.length === 0 ? "No holdout image is taken for something else" : "Most often"}</h3>
+          <ol className="mistakes">
+            {mistakes.slice(0, 8).map(({ actual, predicted, images, of }) => (
+              <li key={`${actual} ${predicted}`}>
+                <strong>{actual}</strong> taken for <strong>{predicted}</strong>{" "}
+                <span className="soft small number">
+                  {images} of {of}
+                </span>
+              </li>
+            ))}
+          </ol>
+        </div>
+      </div>
+    </Card>
+  );
+}
+
+export function mistakesOf(categories: readonly string[], counts: readonly (readonly number[])[]) {
+  const all = counts.flatMap((row, actual) => {
+    const of = row.reduce((sum, images) => sum + images, 0);
+    return row.flatMap((images, predicted) =>
+      images > 0 && actual !== predicted
+        ? [{ actual: categories[actual] ?? "?", predicted: categories[predicted] ?? "?", images, of }]
+        : [],
+    );
+  });
+  return all.sort((a, b) => b.images - a.images);
+}
+
+function Matrix({
+  categories,
+  counts,
+}: {
+  categories: readonly string[];
+  counts: readonly (readonly number[])[];
+}) {
+  return (
+    // A region that scrolls has to be reachable with the keyboard.
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: see above
+    <section className="matrix-scroll" aria-label="Confusion matrix" tabIndex={0}>
+      <table className="matrix">
+        <caption className="small soft">
+          Down: what it is. Across: what the new version says. Holdout images.
+        </caption>
+        <thead>
+          <tr>
+            <td />
+            {categories.map((name) => (
+              <th key={name} scope="col">
+                <span>{name}</span>
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {counts.map((row, actual) => {
+            const of = row.reduce((sum, images) => sum + images, 0);
+            return (
+              <tr key={categories[actual]}>
+                <th scope="row">{categories[actual]}</th>
+                {row.map((images, predicted) => (
+                  <td
+                    key={categories[predicted]}
+                    className="number"
+                    data-right={actual === predicted || undefined}
+                    title={`${categories[actual]}: ${images} of ${of} taken for ${categories[predicted]}`}
+                  >
+                    {images > 0 && (
+                      <span
+                        className="matrix-shade"
+                        style={{ opacity: 0.12 + (0.5 * images) / of }}
+                        aria-hidden="true"
+                      />
+                    )}
+                    <span className={images === 0 ? "matrix-none" : "matrix-count"}>{images}</span>
+                  </td>
+                ))}
+              </tr>
+            );
+          })}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+const CHANGES: readonly [Change, string, string][] = [
+  ["fixed", "succeeded", "Fixed"],
+  ["broke", "failed", "Broken"],
+  ["still wrong", "rejected", "Still wrong"],
+  ["still right", "done", "Right as before"],
+];
+
+export function Corrections({ corrections }: { corrections: NonNullable<Report["corrections"]> }) {
+  const { items } = corrections;
+  const counts = new Map(
+    CHANGES.map(([change]) => [change, items.filter((item) => item.change === change).length]),
+  );
+  const first = CHANGES.find(([change]) => (counts.get(change) ?? 0) > 0)?.[0] ?? "fixed";
+  const [chosen, choose] = useState<Change>();
+  const change = chosen ?? first;
+  const shown = items.filter((item) => item.change === change);
+  return (
+    <Card title="What people corrected">
+      {items.length === 0 ? (
+        <p className="soft">No correction was there to judge by.</p>
+      ) : (
+        <>
+          <fieldset className="choices">
+            <legend className="aloud">Which corrections</legend>
+            {CHANGES.map(([one, status, word]) => (
+              <button
+                key={one}
+                type="button"
+                aria-pressed={one === change}
+                onClick={() => choose(one)}
+                disabled={counts.get(one) === 0}
+              >
+                <StatusMark status={status} word={word} />{" "}
+                <span className="number">{count(counts.get(one) ?? 0)}</span>
+              </button>
+            ))}
+          </fieldset>
+          <ImageGrid
+            key={change}
+            items={shown.map((item) => ({ key: item.correction_id, image: item.image, ...told(item) }))}
+          />
+        </>
+      )}
+    </Card>
+  );
+}
+
+function told(item: JudgedCorrection) {
+  const { label, champion_label: before, challenger_label: now, split, change } = item;
+  return {
+    alt: `${label}; before: ${before ?? "not asked"}, now: ${now ?? "not asked"}`,
+    title: label,
+    lines: [
+      change === "still right" || before === now
+        ? `both say ${now ?? "nothing"}`
+        : `${before ?? "not asked"} → ${now ?? "not asked"}`,
+      split === "exam" ? "exam question" : "learned from",
+    ],
+  };
+}
+
+/** What retention took away, in its own words. */
+export function Missing({ missing }: { missing: readonly string[] | null | undefined }) {
+  if (!missing || missing.length === 0) return null;
+  return (
+    <p className="soft small">
+      Not shown any more: {missing.join("; ")}. <Link href="/">Newer runs</Link> have everything.
+    </p>
+  );
+}

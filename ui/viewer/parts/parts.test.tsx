@@ -1,0 +1,63 @@
+import { render, screen } from "@testing-library/react";
+import { expect, test } from "vitest";
+import { joined } from "../pages/Run.tsx";
+import { Intervals, ticksOf } from "./Intervals.tsx";
+import { flat, written } from "./Params.tsx";
+import { Categories, mistakesOf } from "./Verdict.tsx";
+
+test("ticks are round, and within", () => {
+  expect(ticksOf(-3.1, 9.2)).toEqual([0, 5]);
+  expect(ticksOf(80.4, 92.3)).toEqual([85, 90]);
+  expect(ticksOf(0.01, 0.05)).toEqual([0.01, 0.02, 0.03, 0.04, 0.05]);
+});
+
+test("differences are written with their sign", () => {
+  render(<Intervals rows={[{ name: "Real", value: 5.12, low: -1.6, high: 9 }]} unit="points" zero signed />);
+  expect(screen.getByRole("listitem").textContent).toBe("Real+5.1 points−1.6 to +9.0");
+});
+
+test("mistakes come with the most frequent first, right answers are none", () => {
+  const counts = [
+    [9, 1],
+    [3, 2],
+  ];
+  expect(mistakesOf(["cat", "dog"], counts)).toEqual([
+    { actual: "dog", predicted: "cat", images: 3, of: 5 },
+    { actual: "cat", predicted: "dog", images: 1, of: 10 },
+  ]);
+});
+
+test("the category that changed most comes first", () => {
+  const of = (id: number, name: string, before: number | null, now: number | null) => ({
+    id,
+    name,
+    images: 40,
+    champion_recall: before,
+    challenger_recall: now,
+    low: null,
+    high: null,
+  });
+  render(
+    <Categories categories={[of(0, "cat", 0.5, 0.52), of(1, "dog", 0.9, 0.6), of(2, "igloo", null, 0.4)]} />,
+  );
+  const said = screen.getAllByRole("listitem").map((item) => item.textContent);
+  expect(said).toEqual(["igloo40 %new40 images", "dog60 %−3040 images", "cat52 %+240 images"]);
+});
+
+test("parameters in parameters have dotted names", () => {
+  expect(flat({ train: { seed: 1, widths: [1, 2] }, cron: null })).toEqual([
+    ["train.seed", 1],
+    ["train.widths", [1, 2]],
+    ["cron", null],
+  ]);
+  expect([written(null), written([1, 2]), written("0 3 * * *")]).toEqual(["none", "[1,2]", "0 3 * * *"]);
+});
+
+test("training that began anew replaces the epochs of the attempt before", () => {
+  const epoch = (number: number, loss: number) => ({ epoch: number, epochs: 4, loss });
+  expect(joined([epoch(1, 9), epoch(2, 8)], [])).toHaveLength(2);
+  expect(joined([epoch(1, 9), epoch(2, 8)], [epoch(1, 3)])).toEqual([epoch(1, 3)]);
+  expect(joined([epoch(1, 9), epoch(2, 8)], [epoch(2, 7), epoch(3, 6)]).map(({ loss }) => loss)).toEqual([
+    9, 7, 6,
+  ]);
+});
