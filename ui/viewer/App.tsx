@@ -6,8 +6,12 @@ import { type Page, Shell } from "../shared/components/Shell.tsx";
 import { useAddresses } from "../shared/others.ts";
 import { Run } from "./pages/Run.tsx";
 import { Runs } from "./pages/Runs.tsx";
+import { Versions } from "./pages/Versions.tsx";
 
-const PAGES: readonly Page[] = [{ path: "/", name: "Runs" }];
+const PAGES: readonly Page[] = [
+  { path: "/", name: "Runs" },
+  { path: "/versions", name: "Versions" },
+];
 
 export function App() {
   const addresses = useAddresses();
@@ -17,6 +21,9 @@ export function App() {
       <Switch>
         <Route path="/">
           <Runs />
+        </Route>
+        <Route path="/versions">
+          <Versions />
         </Route>
         <Route path="/runs/:id">
           {({ id }) => (/^\d+$/.test(id) ? <Run key={id} runId={Number(id)} /> : <NotFound />)}

@@ -20,7 +20,7 @@ export function Filter({ name, parameter, options, all }: Props) {
   const [value, change] = useParameter(parameter);
   const isKnown = value === null || options.some(([known]) => known === value);
   return (
-    <div className="filter" data-set={value !== null || undefined}>
+    <div className="filter" data-set={(all !== null && value !== null) || undefined}>
       <label htmlFor={id}>{name}</label>
       <select
         id={id}

@@ -106,7 +106,13 @@ function gainsOf(figures: Figures): IntervalRow[] {
 const FEW = 20;
 
 /** Recall of the old as a ring, of the new as a point; the largest changes first. */
-export function Categories({ categories }: { categories: readonly CategoryRecall[] }) {
+interface CategoriesProps {
+  categories: readonly CategoryRecall[];
+  /** What the ring and the point are: "before" and "now" unless told otherwise. */
+  words?: readonly [before: string, now: string];
+}
+
+export function Categories({ categories, words: [before, now] = ["before", "now"] }: CategoriesProps) {
   const [isWhole, setWhole] = useState(false);
   const known = categories.filter(({ images }) => images > 0);
   const sorted = known.toSorted((a, b) => Math.abs(changeOf(b)) - Math.abs(changeOf(a)));
@@ -115,8 +121,10 @@ export function Categories({ categories }: { categories: readonly CategoryRecall
   return (
     <Card title="Each category">
       <p className="soft small">
-        How many of its images were recognised: <span className="recall-key-old">before</span> and{" "}
-        <span className="recall-key-new">now</span>, with the 95 % interval of now. The largest changes first.
+        How many of its images were recognised: <span className="recall-key-old">{before}</span> and{" "}
+        <span className="recall-key-new">{now}</span>
+        {known.some(({ low }) => low !== null) && `, with the 95 % interval of ${now}`}. The largest changes
+        first.
       </p>
       <div className="recall-row recall-head soft small" aria-hidden="true">
         <span />
@@ -125,7 +133,7 @@ export function Categories({ categories }: { categories: readonly CategoryRecall
           <span>50 %</span>
           <span>100 %</span>
         </span>
-        <span>now</span>
+        <span>{now}</span>
         <span>points</span>
         <span>images</span>
       </div>
@@ -349,14 +357,14 @@ export function Corrections({ corrections }: { corrections: NonNullable<Report["
 }
 
 function told(item: JudgedCorrection) {
-  const { label, champion_label: before, challenger_label: now, split, change } = item;
+  const { label, champion_label: before, challenger_label: now, split } = item;
   return {
     alt: `${label}; before: ${before ?? "not asked"}, now: ${now ?? "not asked"}`,
     title: label,
     lines: [
-      change === "still right" || before === now
-        ? `both say ${now ?? "nothing"}`
-        : `${before ?? "not asked"} → ${now ?? "not asked"}`,
+      ...(before === now
+        ? [`both say ${now ?? "nothing"}`]
+        : [`was ${before ?? "not asked"}`, `now ${now ?? "not asked"}`]),
       split === "exam" ? "exam question" : "learned from",
     ],
   };

@@ -1,6 +1,7 @@
 import { render, screen } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { joined } from "../pages/Run.tsx";
+import { pair } from "./Compare.tsx";
 import { Intervals, ticksOf } from "./Intervals.tsx";
 import { flat, written } from "./Params.tsx";
 import { Categories, mistakesOf } from "./Verdict.tsx";
@@ -60,4 +61,12 @@ test("training that began anew replaces the epochs of the attempt before", () =>
   expect(joined([epoch(1, 9), epoch(2, 8)], [epoch(2, 7), epoch(3, 6)]).map(({ loss }) => loss)).toEqual([
     9, 7, 6,
   ]);
+});
+
+test("two versions are compared: those asked for, else the live one with the newest other", () => {
+  expect(pair([3, 2, 1], 3, 1, 2)).toEqual([1, 2]);
+  expect(pair([3, 2, 1], 2, Number.NaN, Number.NaN)).toEqual([2, 3]);
+  expect(pair([3, 2, 1], 3, Number.NaN, Number.NaN)).toEqual([3, 2]);
+  expect(pair([3, 2, 1], 3, Number.NaN, 3)).toEqual([2, 3]);
+  expect(pair([1], 1, 9, 9)).toEqual([1, undefined]);
 });

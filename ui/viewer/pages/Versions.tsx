@@ -1,0 +1,320 @@
+/** The versions of a model: which was live when and why, any two side by side, promoting and rolling back. */
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useId, useState } from "react";
+import { Link } from "wouter";
+import { useParameter } from "../../shared/address.ts";
+import { Button } from "../../shared/components/Button.tsx";
+import { Card } from "../../shared/components/Card.tsx";
+import { LocalTime } from "../../shared/components/LocalTime.tsx";
+import { StatusMark } from "../../shared/components/StatusMark.tsx";
+import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
+import { count, duration, percent } from "../../shared/format.ts";
+import { useLive } from "../../shared/live.ts";
+import { askLedger, askLive, askVersions, type LedgerItem, type Version } from "../data.ts";
+import { Promote, ResumePromotion, RollBack } from "../parts/actions.tsx";
+import { Compare, showComparison } from "../parts/Compare.tsx";
+import { Filter } from "../parts/Filter.tsx";
+import { useOverview } from "../runs.ts";
+import "./Versions.css";
+
+const FIRST = 8;
+
+export function Versions() {
+  const overview = useOverview();
+  const [wanted] = useParameter("model");
+  const models = overview.data?.models ?? [];
+  const name = wanted ?? models[0]?.name;
+  return (
+    <div className="stack versions">
+      <div className="versions-head">
+        <h1>Versions</h1>
+        {(models.length > 1 || wanted !== null) && (
+          <Filter
+            name="Model"
+            parameter="model"
+            all={null}
+            options={models.map(({ name }) => [name, name])}
+          />
+        )}
+        <Stale />
+      </div>
+      {overview.isError && !overview.data && wanted === null && (
+        <Failed
+          what="The models could not be loaded"
+          error={overview.error}
+          retry={() => void overview.refetch()}
+        />
+      )}
+      {overview.isPending && wanted === null && <Loading what="the models" lines={8} />}
+      {overview.isSuccess && name === undefined && <Empty title="There is no model yet" />}
+      {name !== undefined && <OfModel key={name} name={name} />}
+    </div>
+  );
+}
+
+function OfModel({ name }: { name: string }) {
+  const queries = useQueryClient();
+  useLive(({ stage, status, model }) => {
+    if (
+      model !== name ||
+      (stage !== "promote" && stage !== "register" && stage !== null) ||
+      status === "running"
+    )
+      return;
+    void queries.invalidateQueries({ queryKey: ["versions", name] });
+    void queries.invalidateQueries({ queryKey: ["ledger", name] });
+  });
+  const versions = useQuery({
+    queryKey: ["versions", name],
+    queryFn: ({ signal }) => askVersions(name, signal),
+  });
+  const ledger = useQuery({ queryKey: ["ledger", name], queryFn: ({ signal }) => askLedger(name, signal) });
+  const overview = useOverview().data?.models.find((model) => model.name === name);
+  const items = versions.data?.items ?? [];
+  const live = items.find(({ aliases }) => aliases.includes("champion"));
+  const previous = versions.data
+    ? (items.find(({ aliases }) => aliases.includes("previous"))?.version ?? null)
+    : undefined;
+  return (
+    <>
+      {versions.isPending && <Loading what="the versions" lines={10} />}
+      {versions.isError && items.length === 0 && (
+        <Failed
+          what="The versions could not be loaded"
+          error={versions.error}
+          retry={() => void versions.refetch()}
+        />
+      )}
+      {versions.isSuccess && items.length === 0 && (
+        <Empty title="There is no version yet">
+          <p>
+            The first run that goes through makes one. <Link href="/">To the runs</Link>
+          </p>
+        </Empty>
+      )}
+      {items.length > 0 && (
+        <>
+          <section className="versions-live" aria-label="What is live">
+            <div>
+              <p className="versions-live-name">
+                {live ? `Version ${live.version} is live` : "No version is live"}
+              </p>
+              {live && (
+                <p className="soft">
+                  {live.holdout_accuracy !== null &&
+                    `${percent(live.holdout_accuracy)} right on the holdout, `}
+                  trained on dataset {live.dataset_version ?? "unknown"}
+                  {live.run_id !== null && (
+                    <>
+                      , by <Link href={`/runs/${live.run_id}`}>run {live.run_id}</Link>
+                    </>
+                  )}
+                </p>
+              )}
+              {overview?.promotion_paused_at && (
+                <p className="versions-paused small">
+                  Promotion is paused since <LocalTime at={overview.promotion_paused_at} />, after a rollback:
+                  runs put nothing live.
+                </p>
+              )}
+            </div>
+            <div className="row">
+              <RollBack model={name} live={live?.version ?? null} previous={previous} />
+              {overview?.promotion_paused_at && <ResumePromotion model={overview} />}
+            </div>
+          </section>
+          <div className="versions-columns">
+            <VersionList name={name} versions={items} live={live?.version ?? null} />
+            <Card title="What was live when">
+              <LiveAt name={name} />
+              {ledger.isPending && <Loading what="the ledger" lines={6} />}
+              {ledger.isError && !ledger.data && (
+                <Failed
+                  what="The ledger could not be loaded"
+                  error={ledger.error}
+                  retry={() => void ledger.refetch()}
+                />
+              )}
+              {ledger.data && <Timeline items={ledger.data.items} />}
+            </Card>
+          </div>
+          <Compare name={name} versions={items} live={live?.version ?? null} />
+        </>
+      )}
+    </>
+  );
+}
+
+interface VersionListProps {
+  name: string;
+  versions: readonly Version[];
+  live: number | null;
+}
+
+function VersionList({ name, versions, live }: VersionListProps) {
+  const [shown, setShown] = useState(FIRST);
+  return (
+    <Card title={`All ${count(versions.length)}`}>
+      <ul className="versions-list">
+        {versions.slice(0, shown).map((version) => (
+          <li key={version.version} className="versions-item">
+            <div className="versions-item-head">
+              <h3>Version {version.version}</h3>
+              <Marks version={version} />
+              <span className="small soft">
+                <LocalTime at={version.created_at} />
+              </span>
+            </div>
+            <p className="small soft">
+              {version.run_id !== null && <Link href={`/runs/${version.run_id}`}>run {version.run_id}</Link>},
+              dataset {version.dataset_version ?? "unknown"}
+              {version.holdout_accuracy !== null && `, ${percent(version.holdout_accuracy)} on the holdout`}
+              {version.mlflow_url && (
+                <>
+                  , <a href={version.mlflow_url}>in MLflow</a>
+                </>
+              )}
+            </p>
+            {version.verdict_sentence && <p className="small versions-said">{version.verdict_sentence}</p>}
+            <div className="row versions-buttons">
+              <Promote model={name} version={version} live={live} />
+              {live !== null && version.version !== live && (
+                <Link
+                  href={`/versions?model=${encodeURIComponent(name)}&a=${live}&b=${version.version}`}
+                  className="versions-compare"
+                  onClick={() => setTimeout(showComparison)}
+                >
+                  Compare with live
+                </Link>
+              )}
+            </div>
+          </li>
+        ))}
+      </ul>
+      {versions.length > shown && (
+        <Button kind="quiet" onClick={() => setShown(shown + 40)}>
+          Show older ones
+        </Button>
+      )}
+    </Card>
+  );
+}
+
+function Marks({ version }: { version: Version }) {
+  const { aliases, weights_removed_at: removed, live } = version;
+  if (aliases.includes("champion")) return <StatusMark status="live" />;
+  if (removed) return <StatusMark status="retired" word="Weights removed" />;
+  if (aliases.includes("previous")) return <StatusMark status="previous" />;
+  return live.length > 0 ? (
+    <StatusMark status="superseded" word="Was live" />
+  ) : (
+    <StatusMark status="waiting" word="Never live" />
+  );
+}
+
+/** What was live at a moment of the reader's own time. */
+function LiveAt({ name }: { name: string }) {
+  const id = useId();
+  const [at, setAt] = useState("");
+  const instant = at === "" ? null : new Date(at);
+  const isMoment = instant !== null && !Number.isNaN(instant.getTime());
+  const answer = useQuery({
+    queryKey: ["ledger", name, "live", at],
+    queryFn: ({ signal }) => askLive(name, (instant ?? new Date()).toISOString(), signal),
+    enabled: isMoment,
+  });
+  return (
+    <div className="live-at">
+      <label htmlFor={id}>Which one answered at</label>
+      <input
+        id={id}
+        type="datetime-local"
+        value={at}
+        max="9999-12-31T23:59"
+        onChange={(event) => setAt(event.target.value)}
+      />
+      <p role="status">
+        {!isMoment ? (
+          <span className="soft">Choose a moment.</span>
+        ) : answer.data ? (
+          answer.data.version === null ? (
+            "None was live then."
+          ) : (
+            <>
+              <strong>Version {answer.data.version}</strong>
+              {answer.data.since && (
+                <>
+                  , since <LocalTime at={answer.data.since} />
+                </>
+              )}
+            </>
+          )
+        ) : answer.isError ? (
+          answer.error.message
+        ) : (
+          <span className="soft">Asking…</span>
+        )}
+      </p>
+    </div>
+  );
+}
+
+const ACTIONS: Record<string, (version: number) => string> = {
+  promote: (version) => `Version ${version} went live`,
+  rollback: (version) => `Back to version ${version}`,
+};
+
+function Timeline({ items }: { items: readonly LedgerItem[] }) {
+  const [shown, setShown] = useState(FIRST);
+  if (items.length === 0) return <p className="soft">Nothing has gone live yet.</p>;
+  const done = items.filter(({ outcome }) => outcome === "done");
+  return (
+    <>
+      <ol className="timeline" aria-label="The ledger, newest first">
+        {items.slice(0, shown).map((item) => (
+          <li key={item.id} data-action={item.action} data-outcome={item.outcome ?? "open"}>
+            <h3>
+              {(ACTIONS[item.action] ?? ((version: number) => `${item.action} ${version}`))(item.version)}
+              {item.outcome !== "done" && (
+                <StatusMark
+                  status={item.outcome === null ? "open" : "reverted"}
+                  {...(item.outcome !== null && { word: "Did not happen" })}
+                />
+              )}
+            </h3>
+            <p className="small soft">
+              <LocalTime at={item.opened_at} />
+              {lasted(item, done)} · {by(item)}
+              {item.replaced_version !== null && ` · instead of version ${item.replaced_version}`}
+            </p>
+            <p className="small timeline-why">{item.reason}</p>
+          </li>
+        ))}
+      </ol>
+      {items.length > shown && (
+        <Button kind="quiet" onClick={() => setShown(shown + 40)}>
+          Show older ones
+        </Button>
+      )}
+    </>
+  );
+}
+
+function by(item: LedgerItem): React.ReactNode {
+  if (item.run_id !== null && item.actor === `run ${item.run_id}`) {
+    return (
+      <>
+        by the gate, in <Link href={`/runs/${item.run_id}`}>run {item.run_id}</Link>
+      </>
+    );
+  }
+  return `by ${item.actor}`;
+}
+
+/** How long it was live; nothing for what still is. done: newest first. */
+function lasted(item: LedgerItem, done: readonly LedgerItem[]): string {
+  const next = done[done.findIndex(({ id }) => id === item.id) - 1];
+  if (item.outcome !== "done") return "";
+  if (next === undefined) return ", live until now";
+  return `, live for ${duration((Date.parse(next.opened_at) - Date.parse(item.opened_at)) / 1000)}`;
+}
