@@ -4,23 +4,32 @@ import { FreshAfterStale } from "../shared/App.tsx";
 import { NotFound } from "../shared/components/NotFound.tsx";
 import { type Page, Shell } from "../shared/components/Shell.tsx";
 import { useAddresses } from "../shared/others.ts";
-import { Home } from "./pages/Home.tsx";
+import { Unsent } from "./correct/Unsent.tsx";
+import { ModelChoice } from "./model.tsx";
+import { Draw } from "./pages/Draw.tsx";
+import { useRefresh } from "./refresh.ts";
 
 const PAGES: readonly Page[] = [{ path: "/", name: "Draw" }];
 
 export function App() {
   const addresses = useAddresses();
+  useRefresh();
   return (
-    <Shell pages={PAGES} {...(addresses && { other: { name: "Runs", href: addresses.viewer } })}>
+    <Shell
+      pages={PAGES}
+      tools={<ModelChoice />}
+      {...(addresses && { other: { name: "Runs", href: addresses.viewer } })}
+    >
       <FreshAfterStale />
       <Switch>
         <Route path="/">
-          <Home />
+          <Draw />
         </Route>
         <Route>
           <NotFound />
         </Route>
       </Switch>
+      <Unsent />
     </Shell>
   );
 }

@@ -1,0 +1,87 @@
+/** The model that all pages speak of: chosen in one place, kept in the address (`?model=photos`), the first one else. */
+import { type UseQueryResult, useQuery } from "@tanstack/react-query";
+import type { ReactNode } from "react";
+import { useParameter } from "../shared/address.ts";
+import { type GatewayComponents, gateway } from "../shared/api/client.ts";
+import { Button } from "../shared/components/Button.tsx";
+import { Empty, Failed, Loading } from "../shared/components/states.tsx";
+import "./model.css";
+
+export type Model = GatewayComponents["schemas"]["ModelAnswer"];
+type Models = GatewayComponents["schemas"]["ModelsAnswer"];
+
+export function useModels(): UseQueryResult<Models> {
+  return useQuery({ queryKey: ["models"], queryFn: ({ signal }) => gateway.get("/models", { signal }) });
+}
+
+/** undefined until the models are known, and for one that is not there. */
+export function useModel(): Model | undefined {
+  const { data } = useModels();
+  const [asked] = useParameter("model");
+  if (asked !== null) return data?.models.find(({ name }) => name === asked);
+  return data?.models.find(canBeDrawnFor) ?? data?.models[0];
+}
+
+/** Its input is a square of ink, as the canvas makes it. */
+export function canBeDrawnFor({ input }: Model): boolean {
+  return input.drawing && input.mode === "L" && input.width === input.height;
+}
+
+export function ModelChoice() {
+  const { data } = useModels();
+  const [, setModel] = useParameter("model");
+  const model = useModel();
+  if (data === undefined || data.models.length < 2) return null;
+  return (
+    <label className="model-choice">
+      <span className="soft small">Model</span>
+      <select value={model?.name ?? ""} onChange={(event) => setModel(event.target.value)}>
+        {model === undefined && <option value="">none</option>}
+        {data.models.map(({ name }) => (
+          <option key={name}>{name}</option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+interface Props {
+  children: (model: Model) => ReactNode;
+}
+
+/** Shows its children once there is a model; else what is the matter. */
+export function WithModel({ children }: Props) {
+  const models = useModels();
+  const model = useModel();
+  const [asked, setModel] = useParameter("model");
+  if (model !== undefined) return children(model);
+  if (models.isPending) return <Loading what="the models" lines={8} />;
+  if (models.isError) {
+    return (
+      <Failed
+        what="The models could not be loaded"
+        error={models.error}
+        retry={() => void models.refetch()}
+      />
+    );
+  }
+  if (models.data.models.length === 0) {
+    return (
+      <Empty title="There is no model yet">
+        <p>The first start draws its starter doodles and trains one. That takes a few minutes.</p>
+        <Button onClick={() => void models.refetch()}>Look again</Button>
+      </Empty>
+    );
+  }
+  return (
+    <Empty title={`There is no model named ${asked}`}>
+      <div className="row">
+        {models.data.models.map(({ name }) => (
+          <Button key={name} onClick={() => setModel(name)}>
+            {name}
+          </Button>
+        ))}
+      </div>
+    </Empty>
+  );
+}

@@ -1,0 +1,310 @@
+/** The home page: draw, see what the model thinks at every stroke, say what it is. */
+import { useEffect, useState } from "react";
+import { Link } from "wouter";
+import { withKept } from "../../shared/address.ts";
+import { toBase64 } from "../../shared/base64.ts";
+import { Button } from "../../shared/components/Button.tsx";
+import { Pixels } from "../../shared/components/Pixels.tsx";
+import { Empty } from "../../shared/components/states.tsx";
+import type { Stroke } from "../../shared/drawing/rasterise.ts";
+import { percent } from "../../shared/format.ts";
+import { Bars } from "../answer/Bars.tsx";
+import { Word } from "../answer/Word.tsx";
+import { Cell, useCell } from "../cell.ts";
+import { Correct } from "../correct/Correct.tsx";
+import { newKey, outbox, useOutbox } from "../correct/outbox.ts";
+import type { Answer, Asked } from "../drawing/asker.ts";
+import { Canvas } from "../drawing/Canvas.tsx";
+import { useSketch } from "../drawing/sketch.ts";
+import { pixelsOf, sketch, useAsked } from "../drawing/studio.ts";
+import { canBeDrawnFor, type Model, WithModel } from "../model.tsx";
+import { ReceiptCard } from "../receipts/ReceiptCard.tsx";
+import "./Draw.css";
+
+/** What was said of the drawing on the sheet. */
+interface Said {
+  key: string;
+  model: string;
+  label: string;
+  answer: Answer | null;
+  strokes: readonly Stroke[];
+}
+
+const said = new Cell<Said | null>(null);
+
+export function Draw() {
+  return (
+    <WithModel>
+      {(model) => (canBeDrawnFor(model) ? <Studio model={model} /> : <NoDrawing model={model} />)}
+    </WithModel>
+  );
+}
+
+function NoDrawing({ model }: { model: Model }) {
+  return (
+    <Empty title={`${model.name} looks at photos, not at drawings`}>
+      <p>
+        <Link href={withKept("/upload")}>Upload one</Link>, or choose another model above.
+      </p>
+    </Empty>
+  );
+}
+
+function Studio({ model }: { model: Model }) {
+  const { asked, ask } = useAsked(model);
+  const { strokes, revision } = useSketch(sketch);
+  const last = useCell(said);
+  const now = last !== null && last.strokes === strokes && last.model === model.name ? last : null;
+  useShortcuts(ask);
+
+  const steady = useSteady(asked);
+
+  const say = (label: string) => {
+    const pixels = pixelsOf(sketch.strokes, model.input.width);
+    if (pixels === null) return;
+    const key = newKey();
+    said.set({ key, model: model.name, label, answer: asked.answer, strokes: sketch.strokes });
+    void outbox.add({
+      key,
+      model: model.name,
+      label,
+      image: toBase64(pixels),
+      predictionId: asked.isFinal ? (asked.answer?.prediction_id ?? null) : null,
+      source: "correction",
+    });
+  };
+
+  return (
+    <div className="draw">
+      <h1 className="draw-title">Draw something</h1>
+      <p className="draw-can soft">{known(model)}</p>
+      <div className="draw-sheet">
+        <Canvas sketch={sketch} />
+        <Tools ask={ask} asked={asked} />
+      </div>
+      <section className="draw-answer" aria-label="What the model sees">
+        <Headline asked={asked} now={now} />
+        <Bars probabilities={asked.answer?.probabilities ?? null} pale={!asked.isFinal} shown={5} />
+        <Seen asked={asked} model={model} />
+      </section>
+      <section className="draw-say" aria-label="Say what it is">
+        {now !== null ? (
+          <AfterSaying now={now} />
+        ) : asked.pixels !== null && (steady !== null || asked.error !== null) ? (
+          <Correct
+            key={revision}
+            model={model}
+            answer={asked.answer}
+            likely={steady?.probabilities ?? {}}
+            onSay={say}
+          />
+        ) : (
+          <p className="draw-idle soft">
+            {asked.pixels === null
+              ? "Once there is a drawing, say whether Emend got it right. It learns from what you say."
+              : "Lift your pen for a moment, then say whether it is right."}
+          </p>
+        )}
+      </section>
+    </div>
+  );
+}
+
+/** The last answer for the record: what can be clicked keeps its place while drafts come and go. */
+function useSteady({ answer, isFinal, pixels }: Asked): Answer | null {
+  const [steady, setSteady] = useState<Answer | null>(isFinal ? answer : null);
+  const next = pixels === null ? null : isFinal ? answer : steady;
+  if (next !== steady) setSteady(next);
+  return next;
+}
+
+function known({ categories }: Model): string {
+  const names = categories.filter(({ state }) => state === "active").map(({ name }) => name);
+  if (names.length === 0) return "The model knows nothing yet: teach it.";
+  const some = names.slice(0, 12).join(", ");
+  return `Knows: ${some}${names.length > 12 ? ` and ${names.length - 12} more` : ""}. Anything else can be taught.`;
+}
+
+function Tools({ ask, asked }: { ask: () => void; asked: Asked }) {
+  const { strokes, canUndo, canRedo } = useSketch(sketch);
+  const nothing = strokes.length === 0;
+  return (
+    <div className="draw-tools" role="toolbar" aria-label="Drawing">
+      <Tool
+        name="Undo"
+        keys="Control+Z"
+        because={canUndo ? undefined : "nothing to undo"}
+        onClick={() => sketch.undo()}
+      >
+        <path d="M7 5 3 9l4 4M3 9h9a5 5 0 0 1 0 10H8" />
+      </Tool>
+      <Tool
+        name="Redo"
+        keys="Control+Shift+Z"
+        because={canRedo ? undefined : "nothing to redo"}
+        onClick={() => sketch.redo()}
+      >
+        <path d="m15 5 4 4-4 4M19 9h-9a5 5 0 0 0 0 10h4" />
+      </Tool>
+      <Tool
+        name="Clear"
+        keys="Delete"
+        because={nothing ? "the sheet is empty" : undefined}
+        onClick={() => sketch.clear()}
+      >
+        <path d="M4 6h14M9 6V4h4v2m3 0-.8 13H6.800L6 6" />
+      </Tool>
+      <Button className="draw-ask" onClick={ask} aria-disabled={asked.pixels === null || asked.isFinal}>
+        Ask
+      </Button>
+    </div>
+  );
+}
+
+interface ToolProps {
+  name: string;
+  keys: string;
+  because: string | undefined;
+  onClick: () => void;
+  children: React.ReactNode;
+}
+
+/** Its place stays the same whether it can be pressed or not. */
+function Tool({ name, keys, because, onClick, children }: ToolProps) {
+  return (
+    <button
+      type="button"
+      className="button button-quiet draw-tool"
+      aria-keyshortcuts={keys}
+      aria-disabled={because !== undefined}
+      title={because === undefined ? `${name} (${keys.replace("Control", "Ctrl")})` : `${name}: ${because}`}
+      onClick={() => because === undefined && onClick()}
+    >
+      <svg viewBox="0 0 22 22" aria-hidden="true">
+        {children}
+      </svg>
+      {name}
+    </button>
+  );
+}
+
+function Headline({ asked, now }: { asked: Asked; now: Said | null }) {
+  const { answer, isFinal, error, pixels } = asked;
+  if (error !== null && answer === null) {
+    return (
+      <div className="draw-headline" role="alert">
+        <p className="draw-lead">No answer</p>
+        <p className="draw-error">
+          {error.message} {error.isPassing ? "It is asked again by itself; your drawing stays." : ""}
+        </p>
+      </div>
+    );
+  }
+  if (answer === null) {
+    return (
+      <div className="draw-headline">
+        <p className="draw-lead">{pixels === null ? "Waiting for your pen" : "Looking"}</p>
+        <p className="draw-word">
+          <Word label="…" pale />
+        </p>
+      </div>
+    );
+  }
+  return (
+    <div className="draw-headline" aria-live="polite" aria-busy={!isFinal}>
+      <p className="draw-lead">
+        {now
+          ? "You said"
+          : isFinal
+            ? `${sureness(answer.confidence)} ${percent(answer.confidence, 0)} sure`
+            : "Looks like"}
+      </p>
+      <p className="draw-word">
+        <Word label={now?.answer?.label ?? answer.label} corrected={now?.label} pale={!isFinal && !now} />
+      </p>
+    </div>
+  );
+}
+
+function sureness(confidence: number): string {
+  if (confidence >= 0.85) return "I see this,";
+  return confidence >= 0.5 ? "Probably," : "A guess,";
+}
+
+function Seen({ asked, model }: { asked: Asked; model: Model }) {
+  const side = model.input.width;
+  const grey = asked.pixels ?? new Uint8Array(side * side);
+  const version = asked.answer?.version ?? model.champion?.version;
+  return (
+    <div className="draw-seen">
+      <Pixels
+        grey={grey}
+        side={side}
+        size={84}
+        alt={`Your drawing as the model sees it, ${side} by ${side} pixels`}
+      />
+      <dl className="draw-facts small">
+        <div>
+          <dt className="soft">Sees</dt>
+          <dd>
+            {side} × {side} pixels
+          </dd>
+        </div>
+        <div>
+          <dt className="soft">Answers</dt>
+          <dd>{version === undefined ? "no version yet" : `version ${version}`}</dd>
+        </div>
+        <div>
+          <dt className="soft">Took</dt>
+          <dd className="number">
+            {asked.latencyMs === null ? "–" : `${Math.max(1, Math.round(asked.latencyMs))} ms`}
+          </dd>
+        </div>
+      </dl>
+    </div>
+  );
+}
+
+function AfterSaying({ now }: { now: Said }) {
+  const { sent, waiting, refused } = useOutbox();
+  const answer = sent.get(now.key);
+  const isRefused = refused.some(({ statement }) => statement.key === now.key);
+  return (
+    <div className="draw-after">
+      {answer && <ReceiptCard id={answer.correction_id} />}
+      {!answer && !isRefused && (
+        <p className="draw-kept">
+          {waiting.length > 0 && "Kept in this browser. Its receipt comes when Emend has it."}
+        </p>
+      )}
+      {isRefused && <p className="draw-kept">It was not accepted: see below.</p>}
+      <div className="row">
+        <Button kind="primary" onClick={() => sketch.clear()}>
+          Draw the next
+        </Button>
+        <Button kind="quiet" onClick={() => said.set(null)}>
+          I meant something else
+        </Button>
+      </div>
+    </div>
+  );
+}
+
+function useShortcuts(ask: () => void): void {
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      if ((event.target as Element | null)?.closest("input, textarea, select, [contenteditable], dialog"))
+        return;
+      const key = event.key.toLowerCase();
+      const withControl = event.ctrlKey || event.metaKey;
+      if (withControl && key === "z") event.shiftKey ? sketch.redo() : sketch.undo();
+      else if (withControl && key === "y") sketch.redo();
+      else if (!withControl && (key === "delete" || key === "backspace")) sketch.clear();
+      else if (withControl && key === "enter") ask();
+      else return;
+      event.preventDefault();
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, [ask]);
+}

@@ -1,0 +1,81 @@
+/** What became of a correction, as the steps it goes through. */
+import type { GatewayComponents } from "../../shared/api/client.ts";
+import { counted } from "../../shared/format.ts";
+
+export type Receipt = GatewayComponents["schemas"]["ReceiptAnswer"];
+
+/** now: it is here. later: not yet. ended: it will never come. */
+export type StepState = "done" | "now" | "later" | "ended" | "aside" | "right" | "wrong";
+
+export interface Step {
+  name: string;
+  state: StepState;
+  note?: string;
+}
+
+/** Always five, so that a card keeps its size. isRunning: a run of the model is under way. */
+export function stepsOf(receipt: Receipt, isRunning: boolean): Step[] {
+  return [
+    { name: "Received", state: "done" },
+    checked(receipt, isRunning),
+    kept(receipt),
+    trained(receipt),
+    outcome(receipt),
+  ];
+}
+
+function checked({ status, waiting, dataset_version }: Receipt, isRunning: boolean): Step {
+  if (status === "quarantined") return { name: "Set aside", state: "aside" };
+  if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "ended" };
+  if (status !== "accepted") return { name: "Checked", state: "done" };
+  if (isRunning) return { name: "Checked", state: "now", note: "a run is under way" };
+  const missing = waiting?.missing_for_a_run ?? 0;
+  return {
+    name: "Checked",
+    state: "now",
+    note: missing > 0 ? `a run needs ${missing} more` : "waits for the next run",
+  };
+}
+
+function kept({ status, dataset_version, split }: Receipt): Step {
+  if (dataset_version !== null) {
+    return {
+      name:
+        split === "exam question" ? `Exam in dataset ${dataset_version}` : `In dataset ${dataset_version}`,
+      state: "done",
+    };
+  }
+  return { name: "In the dataset", state: isOver(status) ? "ended" : "later" };
+}
+
+function trained({ status, split, trained_versions, category, dataset_version }: Receipt): Step {
+  if (split === "exam question") return { name: "Never trained on", state: "done" };
+  const [first] = trained_versions;
+  if (first !== undefined) return { name: `Trained into version ${first}`, state: "done" };
+  if (dataset_version === null) return { name: "Trained", state: isOver(status) ? "ended" : "later" };
+  if (category.missing > 0) {
+    return {
+      name: "Trained",
+      state: "now",
+      note: `${category.name} needs ${counted(category.missing, "more image", "more images")}`,
+    };
+  }
+  return { name: "Trained", state: "now", note: "with the next version" };
+}
+
+function outcome({ status, live, dataset_version }: Receipt): Step {
+  if (live?.correct) return { name: "Now right", state: "right", note: `version ${live.version}` };
+  if (live !== null) {
+    return { name: "Still wrong", state: "wrong", note: `version ${live.version} says ${live.label}` };
+  }
+  return { name: "Right", state: isOver(status) && dataset_version === null ? "ended" : "later" };
+}
+
+function isOver(status: string): boolean {
+  return status === "quarantined" || status === "superseded";
+}
+
+/** Nothing about it changes without a new run or a person. */
+export function isSettled(receipt: Receipt): boolean {
+  return receipt.live?.correct === true || isOver(receipt.status);
+}
