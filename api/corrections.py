@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api import history, inbox, metrics
+from api.errors import NotYours
 from api.gateway import Gateway, decode_base64, gateway
 from api.inbox import Kept, Statement
 from api.predictions import png
 from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, Text, errors
-from core import receipts, telemetry
+from core import pictures, receipts, telemetry, withdrawal
 from core.database import Correction, CorrectionStatus, Prediction, session
 from core.errors import InvalidInput, NotFound
 from core.images import from_bytes
@@ -126,6 +127,28 @@ def correction(correction_id: UUID, the: The) -> dict[str, Any]:
     return found
 
 
+@router.post(
+    "/corrections/{correction_id}/withdraw",
+    summary="Take a correction back",
+    response_model=ReceiptAnswer,
+    responses=errors(400, 403, 404, 503, 507),
+)
+def withdraw(correction_id: UUID, request: Request, the: The) -> dict[str, Any]:
+    """One that waits is out at once; one that is in a dataset leaves with the next run, which trains without it.
+
+    Only who made it may, which the header `Emend-Actor` or the cookie says; a sample, anybody. Taking the same one back
+    again changes nothing.
+    """
+    with session() as db:
+        found = db.get(Correction, correction_id)
+        if found is None:
+            raise NotFound(f"there is no correction {correction_id}")
+        if found.source != withdrawal.SAMPLE and found.actor != the.actors.known(request):
+            raise NotYours(f"correction {correction_id} is somebody else's; only who made it takes it back")
+        withdrawal.withdraw(db, [correction_id], settings().data_dir)
+    return receipts.receipt(correction_id)
+
+
 @router.get(
     "/corrections/{correction_id}/image",
     summary="The corrected image as the model sees it",
@@ -137,7 +160,7 @@ def correction_image(correction_id: UUID) -> Response:
         found = db.get(Correction, correction_id)
     if found is None:
         raise NotFound(f"there is no correction {correction_id}")
-    data = _stored_image(found, settings().data_dir)
+    data = stored_image(found, settings().data_dir)
     if data is None:
         raise NotFound(
             f"the image of correction {correction_id} is not on this machine; see its dataset version"
@@ -178,32 +201,11 @@ def _agreement(the: Gateway, kept: Kept) -> str:
     return "agrees" if key_of(predicted) == kept.category.key else "disagrees"
 
 
-def _stored_image(correction: Correction, data_dir: Path) -> bytes | None:
+def stored_image(correction: Correction, data_dir: Path) -> bytes | None:
     """Where it is by now: waiting, set aside, in a dataset version, or in the history of its prediction."""
-    home, file = data_dir / correction.model, f"{correction.image_sha256}.png"
-    waiting = inbox.image_path(data_dir, correction.model, correction.label, correction.image_sha256)
-    for path in (waiting, *home.glob(f"quarantine/*/{file}")):
-        if path.is_file():
-            return path.read_bytes()
-    if correction.dataset_version is not None:
-        found = _in_shard(
-            home / "dataset" / f"images-{correction.dataset_version:06d}.parquet", correction.image_sha256
-        )
-        if found is not None:
-            return found
-    if correction.prediction_id is not None:
+    found = pictures.stored(correction, data_dir)
+    if found is None and correction.prediction_id is not None:
         row = history.find(correction.prediction_id, Prediction.pixels, Prediction.image_sha256)
         if row is not None and row.image_sha256 == correction.image_sha256:
             return bytes(row.pixels)
-    return None
-
-
-def _in_shard(shard: Path, sha256: str) -> bytes | None:
-    if not shard.is_file():
-        return None
-    import pyarrow.compute as pc  # half a second and 60 MB, which a gateway that only answers never needs
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(shard, columns=["image"], filters=pc.field("sha256") == sha256).to_pylist()
-    data: bytes | None = rows[-1]["image"]["bytes"] if rows else None
-    return data
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.errors import EmendError, NotFound
+from core.errors import EmendError, Forbidden, NotFound
 
 
 class GatewayError(EmendError):
@@ -25,3 +25,9 @@ class TooMany(GatewayError):
 
     status = 429
     code = "too_many"
+
+
+class NotYours(Forbidden, GatewayError):
+    """Only the actor who made it may do that."""
+
+    code = "not_yours"

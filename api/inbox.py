@@ -26,6 +26,7 @@ from core import categories
 from core.database import Category, Correction, CorrectionStatus, Prediction, session
 from core.errors import EmendError, IdempotencyMismatch
 from core.images import Decoded, encode_png
+from core.pictures import inbox_path, original_path
 from core.storage import write_durably
 
 MOST_WAITING_PER_ACTOR = 5_000
@@ -79,15 +80,6 @@ def keep(statement: Statement, data_dir: Path) -> Kept:
                 if attempt == 2:
                     raise
     raise AssertionError("unreachable")
-
-
-def image_path(data_dir: Path, model: str, label: str, sha256: str) -> Path:
-    """label: the correction's, which is its category's name at that time."""
-    return data_dir / model / "inbox" / label / f"{sha256}.png"
-
-
-def original_path(data_dir: Path, model: str, sha256: str) -> Path:
-    return data_dir / model / "originals" / sha256[:2] / f"{sha256}.png"
 
 
 def _keep(statement: Statement, data_dir: Path) -> Kept:
@@ -154,7 +146,7 @@ def _check_cap(db: Session, statement: Statement) -> None:
 def _files(statement: Statement, category: Category, data_dir: Path) -> Sequence[tuple[Path, bytes]]:
     image = statement.image
     files = [
-        (image_path(data_dir, statement.model, category.name, image.sha256), encode_png(image.pixels)),
+        (inbox_path(data_dir, statement.model, category.name, image.sha256), encode_png(image.pixels)),
     ]
     if image.original is not None:
         files.append((original_path(data_dir, statement.model, image.sha256), encode_png(image.original)))

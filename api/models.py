@@ -21,10 +21,12 @@ from api.schemas import (
     RollbackAnswer,
     RollbackRequest,
     Text,
+    WithdrawnAnswer,
     errors,
 )
-from core import receipts
+from core import receipts, withdrawal
 from core.database import ACTIVE_RUN, Category, Correction, Model, Prediction, Run, Version, session
+from core.settings import settings
 from pipeline import runs
 
 router = APIRouter(tags=["models"])
@@ -91,6 +93,20 @@ def resume_promotion(name: Name, request: Request, the: The) -> dict[str, Any]:
     runs.resume_promotion(name, actor=requester(request, the))
     with session() as db:
         return _as_json(db, _existing(db, name))
+
+
+@router.post(
+    "/models/{name}/samples/withdraw",
+    summary="Take all sample corrections back",
+    response_model=WithdrawnAnswer,
+    responses=errors(400, 404, 503, 507),
+)
+def withdraw_samples(name: Name) -> dict[str, Any]:
+    """What waits is out at once; what is in the dataset leaves with the next run, which trains without it."""
+    with session() as db:
+        _existing(db, name)
+        done = withdrawal.withdraw_samples(db, name, settings().data_dir)
+    return {"withdrawn": done.at_once, "by_the_next_run": done.by_the_next_run}
 
 
 @router.get(

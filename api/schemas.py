@@ -193,6 +193,10 @@ class CorrectionItem(_Answer):
             "dataset_version": None,
             "prediction_id": _PREDICTION_ID,
             "received_at": "2026-11-21T09:30:14.120+00:00",
+            "withdrawn_at": None,
+            "reviewed_at": None,
+            "reviewed_by": None,
+            "review": None,
             "receipt": f"/corrections/{_CORRECTION_ID}",
             "image": f"/corrections/{_CORRECTION_ID}/image",
         }
@@ -208,6 +212,12 @@ class CorrectionItem(_Answer):
     dataset_version: int | None
     prediction_id: UUID | None
     received_at: datetime
+    withdrawn_at: datetime | None = Field(description="When it was taken back.")
+    reviewed_at: datetime | None
+    reviewed_by: str | None = Field(
+        description="Who decided of it, after it was set aside or while it waited."
+    )
+    review: Literal["accept", "relabel", "reject"] | None
     receipt: str
     image: str
 
@@ -224,6 +234,10 @@ class ReceiptAnswer(CorrectionItem):
             "reason": None,
             "sentence": "Now right: version 4 was trained on it and gets it right.",
             "received_at": "2026-11-21T09:30:14.120+00:00",
+            "withdrawn_at": None,
+            "reviewed_at": None,
+            "reviewed_by": None,
+            "review": None,
             "category": {"id": 4, "name": "cat", "state": "active", "train_images": 2411, "missing": 0},
             "dataset_version": 3,
             "split": "learned",
@@ -284,6 +298,7 @@ class ChampionAnswer(_Answer):
 
 class WaitingAnswer(_Answer):
     corrections: int
+    withdrawals: int = Field(description="How many the next run takes out again; one is enough for a run.")
     missing_for_a_run: int = Field(description="How many more a run needs to start without force.")
     missing_for_the_trigger: int | None = Field(description="Null: no number of corrections starts a run.")
 
@@ -302,7 +317,12 @@ class ModelAnswer(_Answer):
             "champion": {"version": 3, "dataset_version": 3, "holdout_accuracy": 0.92, "run_id": 7},
             "promotion_paused": False,
             "promotion_paused_at": None,
-            "waiting": {"corrections": 4, "missing_for_a_run": 6, "missing_for_the_trigger": None},
+            "waiting": {
+                "corrections": 4,
+                "withdrawals": 0,
+                "missing_for_a_run": 6,
+                "missing_for_the_trigger": None,
+            },
             "run_estimate": {"seconds": 74.0, "runs": 5, "stages": {"ingest": 0.5, "train": 41.2}},
             "corrections_waiting": 4,
             "corrections_needed": 6,
@@ -436,6 +456,13 @@ class PromoteAnswer(_Answer):
     promotion_paused: bool = Field(description="As it was before.")
 
 
+class WithdrawnAnswer(_Answer):
+    model_config = _example({"withdrawn": 3, "by_the_next_run": 24})
+
+    withdrawn: int = Field(description="Out already.")
+    by_the_next_run: int = Field(description="In the dataset until the next run has taken them out.")
+
+
 class PromotionItem(_Answer):
     model_config = _example(
         {
@@ -498,6 +525,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For `responses=`: which errors an endpoint answers, all in the one shape."""
     said = {
         400: "The request cannot be used as it is.",
+        403: "It is somebody else's.",
         404: "There is no such thing.",
         409: "The present state forbids it.",
         413: "The body is too large.",

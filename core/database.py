@@ -65,6 +65,15 @@ class CorrectionStatus(enum.StrEnum):
     merged = enum.auto()  # in a dataset version, in its train split
     exam = enum.auto()  # in a dataset version, in validation or holdout: never trained on
     superseded = enum.auto()  # a duplicate, or relabelled by a later correction of the same image
+    withdrawn = enum.auto()  # taken back: in no dataset version from now on
+
+
+class Review(enum.StrEnum):
+    """What a person decided of a correction that was set aside, or that waits."""
+
+    accept = enum.auto()  # its label stands
+    relabel = enum.auto()  # another label is right
+    reject = enum.auto()  # it stays out for good
 
 
 class ImportStatus(enum.StrEnum):
@@ -172,7 +181,7 @@ class Category(Base):
 
 
 class Correction(Base):
-    """An actor's statement about an image. Append-only but for status, reason and dataset_version.
+    """An actor's statement about an image. Append-only but for what became of it: status and the fields after it.
 
     prediction_id has no foreign key: a correction may arrive before its prediction's history row is written.
     """
@@ -187,6 +196,11 @@ class Correction(Base):
             "received_at",
             postgresql_where=text("status = 'accepted'"),
         ),
+        Index(
+            "ix_corrections_leaving",
+            "model",
+            postgresql_where=text("withdrawn_at is not null and status in ('merged', 'exam')"),
+        ),
         Index("ix_corrections_model_image_sha256", "model", "image_sha256"),
         Index("ix_corrections_prediction_id", "prediction_id"),
         CheckConstraint("length(image_sha256) = 64", name="sha256"),
@@ -198,14 +212,32 @@ class Correction(Base):
     category_id: Mapped[int]
     label: Mapped[str]
     actor: Mapped[str]
-    source: Mapped[str] = mapped_column(server_default="correction")  # or "sample"
+    source: Mapped[str] = mapped_column(server_default="correction")  # or "sample", "review"
     prediction_id: Mapped[UUID | None]
     idempotency_key: Mapped[str | None]
     request_sha256: Mapped[str]
     status: Mapped[CorrectionStatus] = mapped_column(_enum(CorrectionStatus, "correction_status"))
     reason: Mapped[str | None]
     dataset_version: Mapped[int | None]
+    withdrawn_at: Mapped[
+        datetime | None
+    ]  # asked for; in a dataset, it stays until the next run has taken it out
+    withdrawn_dataset_version: Mapped[int | None]  # the first that is without it
+    reviewed_at: Mapped[datetime | None]
+    reviewed_by: Mapped[str | None]
+    review: Mapped[Review | None] = mapped_column(_enum(Review, "correction_review"))
+    review_of: Mapped[UUID | None] = mapped_column(
+        ForeignKey("corrections.id"), index=True
+    )  # the one reviewed
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    @property
+    def leaving(self) -> bool:
+        """In a dataset version, until the next run has taken it out."""
+        return self.withdrawn_at is not None and self.status in IN_DATASET
+
+
+IN_DATASET = (CorrectionStatus.merged, CorrectionStatus.exam)
 
 
 class Import(Base):

@@ -6,6 +6,7 @@ receipt(correction_id)["sentence"]   # "Now right: version 4 was trained on it a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.database import (
+    IN_DATASET,
     Category,
     CategoryState,
     Correction,
@@ -26,6 +28,7 @@ from core.database import (
     session,
 )
 from core.errors import NotFound
+from core.images import split_of
 
 LEARNED = "learned"
 EXAM_QUESTION = "exam question"
@@ -49,20 +52,35 @@ def missing_images(category: Category, model: Model) -> int:
 
 
 def waiting(db: Session, model: Model) -> dict[str, int | None]:
-    """Corrections that wait; how many more a run needs to start by hand, and by itself (null: it never does)."""
+    """Corrections that wait; how many more a run needs to start by hand, and by itself (null: it never does).
+
+    withdrawals: how many the next run takes out again; one is enough for a run.
+    """
     count = db.scalar(
         select(func.count()).where(
             Correction.model == model.name, Correction.status == CorrectionStatus.accepted
         )
     )
     count = count or 0
-    needed = int(model.params["ingest"]["min_new_images"])
+    withdrawals = leaving(db, model.name)
+    needed = 0 if withdrawals else int(model.params["ingest"]["min_new_images"])
     threshold = model.params["triggers"]["corrections"]
     return {
         "corrections": count,
+        "withdrawals": withdrawals,
         "missing_for_a_run": max(0, needed - count),
         "missing_for_the_trigger": None if threshold is None else max(0, int(threshold) - count),
     }
+
+
+def leaving(db: Session, model: str) -> int:
+    """Withdrawn corrections that are in the dataset until the next run has taken them out."""
+    counted = db.scalar(
+        select(func.count()).where(
+            Correction.model == model, Correction.withdrawn_at.is_not(None), Correction.status.in_(IN_DATASET)
+        )
+    )
+    return counted or 0
 
 
 def receipt(correction_id: UUID) -> dict[str, Any]:
@@ -85,7 +103,7 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
     tried = {outcome.version: outcome for outcome in outcomes}
     now = tried.get(live) if live is not None else None
     if standing is correction:
-        said = sentence(correction, category, missing, trained, now, queue)
+        said = sentence(correction, category, missing, trained, now, queue, live)
     else:
         said = duplicate_sentence(standing, category, missing, trained, now)
     return {
@@ -142,9 +160,17 @@ def as_json(correction: Correction) -> dict[str, Any]:
         "dataset_version": correction.dataset_version,
         "prediction_id": None if correction.prediction_id is None else str(correction.prediction_id),
         "received_at": correction.received_at.isoformat(timespec="milliseconds"),
+        "withdrawn_at": _moment(correction.withdrawn_at),
+        "reviewed_at": _moment(correction.reviewed_at),
+        "reviewed_by": correction.reviewed_by,
+        "review": correction.review,
         "receipt": f"/corrections/{correction.id}",
         "image": f"/corrections/{correction.id}/image",
     }
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds")
 
 
 def sentence(
@@ -154,9 +180,17 @@ def sentence(
     trained: Sequence[int],
     live: Outcome | None,
     queue: dict[str, int | None] | None,
+    champion: int | None = None,
 ) -> str:
     """What became of it, for the person who said it."""
+    if correction.leaving:
+        return (
+            f"Withdrawn: it is in dataset version {correction.dataset_version} until the next run, "
+            "which takes it out."
+        )
     match correction.status:
+        case CorrectionStatus.withdrawn:
+            return _withdrawn_sentence(correction, trained, champion)
         case CorrectionStatus.accepted:
             return f"Received: it waits for the next run{_queue_words(queue)}.{_missing_words(category, missing)}"
         case CorrectionStatus.quarantined:
@@ -206,6 +240,16 @@ def _missing_words(category: Category, missing: int) -> str:
     return f" The category {category.name} is new: {missing} more training {images} and it can be learned."
 
 
+def _withdrawn_sentence(correction: Correction, trained: Sequence[int], champion: int | None) -> str:
+    """trained: the versions that were trained on it. champion: the live version."""
+    if correction.withdrawn_dataset_version is None:
+        return "Withdrawn: nothing was trained on it."
+    said = f"Withdrawn: it is in no dataset version from {correction.withdrawn_dataset_version} on."
+    if champion in trained:
+        return f"{said} Version {champion}, which is live, was trained on it before."
+    return said
+
+
 def _exam_sentence(live: Outcome | None) -> str:
     if live is None:
         return "Kept as an exam question: no version is ever trained on it."
@@ -247,7 +291,7 @@ def _standing(db: Session, correction: Correction) -> Correction:
 
 def _trained_versions(db: Session, correction: Correction) -> list[int]:
     """Those whose data had it and that can answer its category."""
-    if correction.status is not CorrectionStatus.merged or correction.dataset_version is None:
+    if correction.dataset_version is None or not _was_trained_on(correction):
         return []
     query = (
         select(Version.version)
@@ -258,7 +302,16 @@ def _trained_versions(db: Session, correction: Correction) -> list[int]:
         )
         .order_by(Version.version)
     )
+    if correction.withdrawn_dataset_version is not None:
+        query = query.where(Version.dataset_version < correction.withdrawn_dataset_version)
     return list(db.scalars(query))
+
+
+def _was_trained_on(correction: Correction) -> bool:
+    """Not an exam question. Withdrawn, its status does not say what it was; its hash does, unless a reason does."""
+    if correction.status is CorrectionStatus.withdrawn:
+        return correction.reason is None and split_of(correction.image_sha256) == "train"
+    return correction.status is CorrectionStatus.merged
 
 
 def _prediction(db: Session, correction: Correction) -> dict[str, Any] | None:

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core import telemetry
 from core.database import (
+    IN_DATASET,
     Category,
     CategoryState,
     Correction,
@@ -48,6 +49,9 @@ from pipeline.stages import read_json
 
 Manifest = dict[str, Any]
 
+# In a dataset version until the next run has taken it out.
+_LEAVING = and_(Correction.withdrawn_at.is_not(None), Correction.status.in_(IN_DATASET))
+
 _log = telemetry.get_logger("orchestrator")
 
 # What merge said of a correction, and the state it then has.
@@ -58,9 +62,6 @@ _STATES = {
     "superseded": CorrectionStatus.superseded,
     "quarantined": CorrectionStatus.quarantined,
 }
-
-
-_IN_DATASET = (CorrectionStatus.merged, CorrectionStatus.exam)
 
 
 def before(stage: str, db: Session, run: Run, manifest: Manifest, aliases: Aliases | None) -> Manifest:
@@ -125,7 +126,7 @@ def _moved_back(run: Run) -> Path:
 
 
 def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
-    """Everything that waits at this moment. Later arrivals are the next run's."""
+    """Everything that waits at this moment, and what is to leave. Later arrivals are the next run's."""
     home = settings().data_dir / run.model
     params = load(home)
     # The run keeps to these: what is edited from now on is the next run's.
@@ -135,7 +136,7 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
     corrections = db.scalars(
         select(Correction)
-        .where(Correction.model == run.model, Correction.status == CorrectionStatus.accepted)
+        .where(Correction.model == run.model, or_(Correction.status == CorrectionStatus.accepted, _LEAVING))
         .order_by(Correction.received_at, Correction.id)
     ).all()
     imports = db.scalars(
@@ -152,6 +153,7 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
         "snapshot_at": time.time(),
         "dataset_version": workspace.latest_dataset_version(home),
         "untrained_images": _untrained_images(db, run.model),
+        "untrained_withdrawals": _untrained_withdrawals(db, run.model),
         "corrections": [
             {
                 "id": str(c.id),
@@ -162,7 +164,7 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
                 "source": c.source,
                 "licence": None,
                 "received_at": c.received_at.isoformat(),
-                "withdrawn": False,
+                "withdrawn": c.leaving,
             }
             for c in corrections
         ],
@@ -212,6 +214,17 @@ def _untrained_images(db: Session, model: str) -> int:
     return int(corrections or 0) + int(imported or 0)
 
 
+def _untrained_withdrawals(db: Session, model: str) -> int:
+    """Taken out of the dataset by a run that stopped before its training was finished."""
+    trained = db.scalar(select(func.max(Version.dataset_version)).where(Version.model == model)) or 0
+    counted = db.scalar(
+        select(func.count())
+        .select_from(Correction)
+        .where(Correction.model == model, Correction.withdrawn_dataset_version > trained)
+    )
+    return counted or 0
+
+
 def _champion(_db: Session, _run: Run, _: Manifest, now: Aliases) -> Manifest:
     return {"champion_version": now.champion}
 
@@ -251,9 +264,13 @@ def _ingested(_db: Session, run: Run, _: Manifest, results: Mapping[str, Any]) -
 
 def _merged(db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any]) -> None:
     """What needs no dataset version to be settled, so also holds when the run is halted here: nothing new."""
+    withdrawals = _withdrawals(manifest)
     for outcome in results["merge"]["corrections"]:
         state = _STATES[outcome["outcome"]]
-        if state not in _IN_DATASET:
+        if outcome["id"] in withdrawals:
+            if state not in IN_DATASET:  # the image's label was not, or no longer, this correction's
+                _settle_withdrawal(db, outcome["id"], None)
+        elif state not in IN_DATASET:
             _settle(db, outcome["id"], state, outcome.get("reason"), None)
     refused = results["convert"]["quarantined"]
     for entry in refused:
@@ -268,9 +285,12 @@ def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, 
     dataset_version = int(results["version"]["dataset_version"])
     run.dataset_version = dataset_version
     run.new_images = int(results["merge"]["new_images"])
+    withdrawals = _withdrawals(manifest)
     for outcome in results["merge"]["corrections"]:
         state = _STATES[outcome["outcome"]]
-        if state in _IN_DATASET:
+        if state in IN_DATASET and outcome["id"] in withdrawals:
+            _settle_withdrawal(db, outcome["id"], dataset_version)
+        elif state in IN_DATASET:
             _settle(db, outcome["id"], state, outcome.get("reason"), dataset_version)
     _settle_imports(db, manifest, dataset_version)
     for category in results["merge"]["categories"]:
@@ -285,17 +305,47 @@ def _versioned(db: Session, run: Run, manifest: Manifest, results: Mapping[str, 
         )
 
 
+def _withdrawals(manifest: Manifest) -> set[str]:
+    return {correction["id"] for correction in manifest["corrections"] if correction["withdrawn"]}
+
+
 def _settle(
     db: Session, correction_id: str, status: CorrectionStatus, reason: str | None, dataset_version: int | None
 ) -> None:
-    """Once: a repeated attempt changes nothing. What is in the dataset can only be superseded, by a relabelling."""
-    before = [CorrectionStatus.accepted]
-    if status is CorrectionStatus.superseded:
-        before += _IN_DATASET
+    """Once: a repeated attempt changes nothing. What is in the dataset can only be superseded, by a relabelling.
+
+    What was withdrawn, or refused by a reviewer, while the run had it already is in the dataset now: it leaves with the
+    next run.
+    """
+    waited = Correction.status == CorrectionStatus.accepted
+    if status in IN_DATASET:
+        refused = and_(
+            Correction.dataset_version.is_(None),
+            or_(Correction.status == CorrectionStatus.withdrawn, Correction.reviewed_at.is_not(None)),
+        )
+        given = Correction.withdrawn_at
+        values = {
+            "withdrawn_at": case((waited, given), else_=func.coalesce(given, func.now())),
+        }
+        settled = or_(waited, refused)
+    else:
+        values = {}
+        settled = waited
+        if status is CorrectionStatus.superseded:
+            settled = or_(waited, Correction.status.in_(IN_DATASET))
     db.execute(
         update(Correction)
-        .where(Correction.id == correction_id, Correction.status.in_(before))
-        .values(status=status, reason=reason, dataset_version=dataset_version)
+        .where(Correction.id == correction_id, settled)
+        .values(status=status, reason=reason, dataset_version=dataset_version, **values)
+    )
+
+
+def _settle_withdrawal(db: Session, correction_id: str, dataset_version: int | None) -> None:
+    """dataset_version: the first without it. None: its label was not, or no longer, the image's."""
+    db.execute(
+        update(Correction)
+        .where(Correction.id == correction_id, _LEAVING)
+        .values(status=CorrectionStatus.withdrawn, withdrawn_dataset_version=dataset_version)
     )
 
 
@@ -422,7 +472,12 @@ def _settled_files(db: Session, run: Run) -> list[str]:
     since = datetime.min.replace(tzinfo=UTC) if cleaned_at is None else cleaned_at - timedelta(hours=1)
     waiting = Correction.status == CorrectionStatus.accepted
     wanted = set(_pictures(db, run.model, waiting))
-    settled = set(_pictures(db, run.model, ~waiting, Correction.received_at > since))
+    # What somebody else's withdrawal brought back had been received long before.
+    brought_back = Correction.image_sha256.in_(
+        select(Correction.image_sha256).where(Correction.model == run.model, Correction.withdrawn_at > since)
+    )
+    recent = or_(Correction.received_at > since, brought_back)
+    settled = set(_pictures(db, run.model, ~waiting, recent))
     files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(settled - wanted)]
     merged = (Import.model == run.model, Import.status == ImportStatus.merged, Import.created_at > since)
     return files + list(db.scalars(select(Import.file).where(*merged)))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import structlog
 import typer
@@ -415,6 +416,40 @@ def corrections(
     out.print(
         _table(columns, found) if found else "no corrections yet; the README's walk shows how to send one"
     )
+
+
+@app.command()
+def withdraw(
+    correction: Annotated[UUID, typer.Argument(metavar="ID", help="As `emend corrections` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a correction back: one that waits at once, one in a dataset with the next run."""
+    from core import receipts, withdrawal
+    from core.database import session
+
+    with session() as db:
+        withdrawal.withdraw(db, [correction], settings().data_dir)
+    found = receipts.receipt(correction)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(escape(found["sentence"]), soft_wrap=True)
+
+
+@app.command("samples-withdraw")
+def samples_withdraw(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
+    """Take all sample corrections of a model back."""
+    from core import withdrawal
+    from core.database import session
+    from pipeline import models
+
+    models.require(model)
+    with session() as db:
+        done = withdrawal.withdraw_samples(db, model, settings().data_dir)
+    if as_json:
+        _print_json({"withdrawn": done.at_once, "by_the_next_run": done.by_the_next_run})
+    else:
+        out.print(f"{_counted(done.at_once, 'sample')} withdrawn, {done.by_the_next_run} by the next run")
 
 
 @app.command()

@@ -3,7 +3,8 @@
     python -m pipeline.stages.ingest --home data/doodles --run 12
 
 The manifest is the snapshot: which corrections and imports this run takes. Files it names that are gone are
-listed and left out. With fewer new images than `ingest.min_new_images` the run is halted.
+listed and left out. With fewer new images than `ingest.min_new_images` the run is halted, unless something is to be
+taken out of the dataset: a withdrawal is enough.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ def ingest(stage: StageRun) -> Result:
     manifest = stage.manifest
     missing = missing_files(stage.home, manifest)
     gone = {m["correction_id"] or m["import_id"] for m in missing}
-    corrections = [c for c in manifest["corrections"] if c["id"] not in gone]
+    corrections = [c for c in manifest["corrections"] if c["id"] not in gone and not c["withdrawn"]]
+    withdrawals = sum(c["withdrawn"] for c in manifest["corrections"]) + untrained_withdrawals(manifest)
     imports = [i for i in manifest["imports"] if i["id"] not in gone]
     figures = {
         "corrections": len(corrections),
+        "withdrawals": withdrawals,
         "imports": len(imports),
         "import_images": sum(i["images"] for i in imports),
         "untrained_images": manifest["untrained_images"],
@@ -34,12 +37,17 @@ def ingest(stage: StageRun) -> Result:
     asked = stage.params.ingest.min_new_images
     print(f"{new} new images: {figures}")
     halted = None
-    if new < asked and not manifest["force"] and manifest["trigger"] != "initial":
+    if new < asked and not withdrawals and not manifest["force"] and manifest["trigger"] != "initial":
         halted = (
             f"{counted(new, 'new image')}; params.yaml asks for {asked} (ingest.min_new_images): "
             f"{asked - new} more {'is' if asked - new == 1 else 'are'} missing, or start the run with --force"
         )
     return Result({"new_images": new, **figures}, halted, {"new_images": new, "missing": missing})
+
+
+def untrained_withdrawals(manifest: dict[str, Any]) -> int:
+    """Taken out of the dataset by an earlier run that did not get as far as a new version."""
+    return int(manifest.get("untrained_withdrawals", 0))  # a manifest of an older Emend has none
 
 
 def missing_files(home: Path, manifest: dict[str, Any]) -> list[dict[str, str | None]]:

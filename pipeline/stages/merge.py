@@ -31,6 +31,7 @@ from pipeline import dataset
 from pipeline.dataset import Category
 from pipeline.near_duplicates import SIGNATURE_BYTES, candidates, similarity
 from pipeline.stages import Result, StageRun, main
+from pipeline.stages.ingest import untrained_withdrawals
 
 RANKS = {"generated": 0, "import": 1, "sample": 2, "correction": 2}  # who overrides whom
 PERSON = 2
@@ -130,7 +131,10 @@ def _take_bulk(rows: Sequence[Row], current: Row | None, decisions: Decisions) -
 
 
 def _withdraw(rows: Sequence[Row], current: Row | None, decisions: Decisions) -> Row | None:
-    """A withdrawal has its correction's id, and takes the label away only while the label is that correction's."""
+    """A withdrawal has its correction's id, and takes the label away only while the label is that correction's.
+
+    What somebody else says of the image in the same run then gets its turn.
+    """
     for row in rows:
         if (
             current is not None
@@ -221,9 +225,11 @@ def merge(stage: StageRun) -> Result:
         for c, now in zip(manifest["categories"], categories, strict=True)
         if c["state"] == "pending" and now.state == "active"
     ]
-    splits = Counter(row.split for row in rows)
+    labelled = [row for row in rows if row.category_id is not None]
+    splits = Counter(row.split for row in labelled)
     figures = {
-        "new_images": len(rows),
+        "new_images": len(labelled),
+        "withdrawn": len(rows) - len(labelled),
         "duplicates": decisions.duplicates,
         "conflicts": len(decisions.conflicts),
         "near_duplicates": len(copies),
@@ -234,14 +240,15 @@ def merge(stage: StageRun) -> Result:
     for name in activated:
         print(f"category {name!r} has enough images now: active")
     halted = None
-    waits = manifest["untrained_images"] > 0 or decisions.taken_before
+    untrained = manifest["untrained_images"] + untrained_withdrawals(manifest)
+    waits = untrained > 0 or decisions.taken_before
     if not rows and not waits and not manifest["force"] and manifest["trigger"] != "initial":
         halted = (
             f"nothing new: all {len(new.rows)} images were duplicates, conflicts or withdrawn; "
             "correct or import others, or start the run with --force"
         )
     data = {
-        "new_images": len(rows),
+        "new_images": len(labelled),
         "categories": counts,
         "categories_activated": activated,
         "corrections": _outcomes(decisions, kept),

@@ -503,6 +503,57 @@ def test_a_merged_corrections_image_comes_from_its_shard(client: httpx.Client, w
     assert client.get(f"/corrections/{kept['correction_id']}/image").status_code == 404
 
 
+# Taking back
+
+
+def test_a_correction_is_taken_back_by_who_made_it_and_by_nobody_else(
+    client: httpx.Client, world: World
+) -> None:
+    pixels = drawing()
+    kept = correct(client, "cat", pixels)
+    with world.gateway.client(**{"Emend-Actor": "somebody else"}) as stranger:
+        refused = stranger.post(f"{kept['receipt']}/withdraw")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_yours")
+    with world.gateway.client() as nobody:
+        assert nobody.post(f"{kept['receipt']}/withdraw").status_code == 403
+    for _ in range(2):
+        taken = client.post(f"{kept['receipt']}/withdraw")
+        assert taken.status_code == 200
+        schemas.ReceiptAnswer.model_validate(taken.json())
+        assert (taken.json()["status"], taken.json()["waiting"]) == ("withdrawn", None)
+        assert taken.json()["sentence"] == "Withdrawn: nothing was trained on it."
+    assert client.post(f"/corrections/{uuid.uuid4()}/withdraw").status_code == 404
+    again = correct(client, "cat", pixels)  # said again, it is another one
+    assert again["correction_id"] != kept["correction_id"]
+    settled(world, again, status=CorrectionStatus.merged, dataset_version=9)
+    taken = client.post(f"{again['receipt']}/withdraw").json()
+    assert (taken["status"], taken["dataset_version"]) == ("merged", 9)
+    assert "until the next run" in taken["sentence"]
+    assert client.get("/models/doodles").json()["waiting"]["withdrawals"] >= 1
+    settled(world, again, status=CorrectionStatus.withdrawn)
+
+
+def test_samples_are_taken_back_by_anybody_one_or_all(client: httpx.Client, world: World) -> None:
+    images = [encoded(each, "PNG") for each in tiny_model.images(4, tiny_model.PHOTO)]
+    of_photos = {"label": "cat", "model": "photos"}
+    one, other, merged = (
+        client.post("/save-image/", json={"image": image, "source": "sample", **of_photos}).json()
+        for image in images[:3]
+    )
+    real = client.post("/save-image/", json={"image": images[3], **of_photos}).json()
+    settled(world, merged, status=CorrectionStatus.merged, dataset_version=9)
+    with world.gateway.client() as nobody:
+        assert nobody.post(f"{one['receipt']}/withdraw").json()["status"] == "withdrawn"
+        done = nobody.post("/models/photos/samples/withdraw").json()
+        assert done == {"withdrawn": 1, "by_the_next_run": 1}
+        assert nobody.post("/models/photos/samples/withdraw").json() == {"withdrawn": 0, "by_the_next_run": 0}
+        assert nobody.post("/models/nothing/samples/withdraw").status_code == 404
+    assert client.get(other["receipt"]).json()["status"] == "withdrawn"
+    assert client.get(real["receipt"]).json()["status"] == "accepted"
+    assert client.get("/models/photos").json()["waiting"]["missing_for_a_run"] == 0
+    settled(world, merged, status=CorrectionStatus.withdrawn)
+
+
 # Receipts
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import psutil
@@ -24,7 +24,7 @@ import yaml
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from core import categories
+from core import categories, withdrawal
 from core.database import (
     Correction,
     CorrectionStatus,
@@ -38,7 +38,7 @@ from core.database import (
 from core.images import encode_png, name_of
 from core.settings import settings
 from core.storage import write_durably
-from pipeline import execution, models, processes, runs
+from pipeline import dataset, execution, models, processes, runs
 from pipeline.imports import stage_pixels
 from pipeline.orchestrator import Orchestrator
 from pipeline.params import load
@@ -325,6 +325,31 @@ def test_a_home_with_changes_fails_the_run_but_edited_parameters_are_committed(
         go_as_far_as_train(run_id)
     assert stages(run_id)["version"] == "succeeded"
     assert "keep_runs: 7" in git(home, "show", "dataset-1:params.yaml")
+
+
+def test_a_withdrawal_alone_makes_a_run_and_a_dataset_without_it(
+    home: Path, live_mlflow: MlflowServer
+) -> None:
+    sent = [correct(home, "cat", pixels) for pixels in noise(2, 6)]
+    with working():
+        go_as_far_as_train(ask())
+        with session() as db:
+            withdrawn = withdrawal.withdraw(db, [UUID(sent[0]), UUID(sent[1])], settings().data_dir)
+        assert withdrawn.by_the_next_run == 2
+        stopped = ask()
+        go_as_far_as_train(stopped)
+        again = ask()  # the one before got no version, so there is still something to do
+        go_as_far_as_train(again)
+    for run_id in (stopped, again):
+        assert stages(run_id)["merge"] == "succeeded"
+        figures = {s["name"]: s["figures"] for s in runs.show_run(run_id)["stages"]}
+        assert figures["ingest"]["withdrawals"] == 2
+    with session() as db:
+        rows = {str(row.id): row for row in db.scalars(select(Correction))}
+    assert [rows[each].status.value for each in sent[:2]] == ["withdrawn"] * 2
+    assert [rows[each].withdrawn_dataset_version for each in sent] == [2, 2, None, None, None, None]
+    left = dataset.load(home, load(home).input.spec, dataset.SPLITS).table["correction_id"].drop_null()
+    assert sorted(left.to_pylist()) == sorted(sent[2:])
 
 
 def test_a_dataset_version_of_a_killed_run_that_nobody_resumed_is_recorded_by_the_next(

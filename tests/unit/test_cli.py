@@ -116,6 +116,7 @@ WITH_MODEL = {
     "promotion-resume": [],
     "ledger": [],
     "corrections": [],
+    "samples-withdraw": [],
     "import quickdraw": ["."],
 }
 

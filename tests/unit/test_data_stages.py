@@ -354,6 +354,20 @@ def test_a_person_overrules_an_import_without_conflict(home: Home) -> None:
     assert (result.figures["new_images"], result.figures["duplicates"]) == (1, 1)
 
 
+def test_a_sample_never_enters_the_holdout(home: Home) -> None:
+    held_out, sample = drawings_of("holdout", 2)
+    result = home.go(
+        [home.correction(held_out, "cat"), home.correction(sample, "cat", source="sample")],
+    )
+    assert [row["split"] for row in (home.rows()[name_of(held_out)], home.rows()[name_of(sample)])] == [
+        "holdout",
+        "regression",
+    ]
+    assert outcomes(result) == ["exam", "exam"]
+    home.go([home.correction(sample, "dog", "bob")], force=True)  # a person says so too: it stays where it is
+    assert home.rows()[name_of(sample)]["split"] == "regression"
+
+
 def test_a_withdrawn_label_leaves_a_row_without_one(home: Home) -> None:
     ann, bob = home.correction(drawing(1), "cat", "ann"), home.correction(drawing(2), "cat", "bob")
     home.go([ann, bob])
@@ -366,6 +380,34 @@ def test_a_withdrawn_label_leaves_a_row_without_one(home: Home) -> None:
     assert result.data["categories"][0]["images"] == 1
     home.go([home.correction(drawing(1), "dog", "cid")])
     assert home.label_of(drawing(1)) == "dog"
+
+
+def test_a_withdrawal_alone_is_enough_for_a_run(home: Home) -> None:
+    ann = home.correction(drawing(1), "cat", "ann")
+    home.go([ann, home.correction(drawing(2), "dog", "bob")])
+    (home.path / "params.yaml").write_text(PARAMS.replace("min_new_images: 1", "min_new_images: 10"))
+    checked = ingest(home.begin([ann | {"withdrawn": True}]))
+    assert checked.halted is None
+    assert (checked.figures["withdrawals"], checked.figures["new_images"]) == (1, 0)
+    assert ingest(home.begin(untrained_withdrawals=1)).halted is None
+    assert ingest(home.begin()).halted is not None
+    result = home.go([ann | {"withdrawn": True}])
+    assert (result.figures["withdrawn"], result.figures["new_images"]) == (1, 0)
+    halted = home.go([ann | {"withdrawn": True}])  # it has left already
+    assert halted.halted is not None
+    assert home.go([ann | {"withdrawn": True}], untrained_withdrawals=1).halted is None
+
+
+def test_what_somebody_else_says_too_takes_the_place_of_what_is_withdrawn(home: Home) -> None:
+    (pixels,) = drawings_of("train", 1)
+    ann = home.correction(pixels, "cat", "ann")
+    home.go([ann])
+    bob = home.correction(pixels, "cat", "bob")
+    result = home.go([ann | {"withdrawn": True}, bob])
+    assert outcomes(result) == ["merged", "merged"]
+    assert home.label_of(pixels) == "cat"
+    rows = dataset.read_rows(home.path, ["correction_id"])
+    assert rows["correction_id"].to_pylist() == [bob["id"]]
 
 
 def test_a_label_that_is_another_persons_is_not_withdrawn(home: Home) -> None:

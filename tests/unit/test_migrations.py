@@ -67,6 +67,26 @@ def test_downgrade_leaves_nothing_and_upgrade_works_again(database_url: str) -> 
     command.check(config)
 
 
+def test_what_was_withdrawn_survives_a_downgrade_as_superseded(database: Engine, database_url: str) -> None:
+    run(
+        database,
+        "insert into categories (model, id, name, key, state) values ('doodles', 0, 'cat', 'cat', 'active')",
+    )
+    for number, status in enumerate(("withdrawn", "accepted")):
+        run(
+            database,
+            "insert into corrections (id, model, image_sha256, category_id, label, actor, request_sha256, status) "
+            f"values ('00000000-0000-0000-0000-00000000000{number}', 'doodles', repeat('a', 64), 0, 'cat', 'ann', "
+            f"'b', '{status}')",
+        )
+    command.downgrade(alembic_config(database_url), "0002")
+    with database.connect() as connection:
+        found = connection.execute(text("select status::text, reason from corrections order by id")).all()
+    assert [tuple(row) for row in found] == [("superseded", "withdrawn"), ("accepted", None)]
+    core.database.migrate(database_url)
+    command.check(alembic_config(database_url))
+
+
 def test_migrating_twice_changes_nothing(database_url: str) -> None:
     core.database.migrate(database_url)
 

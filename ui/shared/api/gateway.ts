@@ -58,6 +58,29 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/corrections/{correction_id}/withdraw": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Take a correction back
+     * @description One that waits is out at once; one that is in a dataset leaves with the next run, which trains without it.
+     *
+     *     Only who made it may, which the header `Emend-Actor` or the cookie says; a sample, anybody. Taking the same one back
+     *     again changes nothing.
+     */
+    post: operations["withdraw_corrections__correction_id__withdraw_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/healthz": {
     parameters: {
       query?: never;
@@ -202,6 +225,26 @@ export interface paths {
      * @description Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason.
      */
     post: operations["rollback_models__name__rollback_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/samples/withdraw": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Take all sample corrections back
+     * @description What waits is out at once; what is in the dataset leaves with the next run, which trains without it.
+     */
+    post: operations["withdraw_samples_models__name__samples_withdraw_post"];
     delete?: never;
     options?: never;
     head?: never;
@@ -496,16 +539,30 @@ export interface components {
        * Format: date-time
        */
       received_at: string;
+      /** Review */
+      review: ("accept" | "relabel" | "reject") | null;
+      /** Reviewed At */
+      reviewed_at: string | null;
+      /**
+       * Reviewed By
+       * @description Who decided of it, after it was set aside or while it waited.
+       */
+      reviewed_by: string | null;
       /** Source */
       source: string;
       /** Status */
       status: string;
+      /**
+       * Withdrawn At
+       * @description When it was taken back.
+       */
+      withdrawn_at: string | null;
     };
     /**
      * CorrectionStatus
      * @enum {string}
      */
-    CorrectionStatus: "accepted" | "quarantined" | "merged" | "exam" | "superseded";
+    CorrectionStatus: "accepted" | "quarantined" | "merged" | "exam" | "superseded" | "withdrawn";
     /** CorrectionsPage */
     CorrectionsPage: {
       /** Items */
@@ -685,7 +742,8 @@ export interface components {
      *       },
      *       "waiting": {
      *         "corrections": 4,
-     *         "missing_for_a_run": 6
+     *         "missing_for_a_run": 6,
+     *         "withdrawals": 0
      *       }
      *     }
      */
@@ -938,6 +996,15 @@ export interface components {
        * Format: date-time
        */
       received_at: string;
+      /** Review */
+      review: ("accept" | "relabel" | "reject") | null;
+      /** Reviewed At */
+      reviewed_at: string | null;
+      /**
+       * Reviewed By
+       * @description Who decided of it, after it was set aside or while it waited.
+       */
+      reviewed_by: string | null;
       /**
        * Sentence
        * @description What became of it, in plain English.
@@ -958,6 +1025,11 @@ export interface components {
       waiting: {
         [key: string]: number | null;
       } | null;
+      /**
+       * Withdrawn At
+       * @description When it was taken back.
+       */
+      withdrawn_at: string | null;
     };
     /** ReceiptCategory */
     ReceiptCategory: {
@@ -1175,6 +1247,30 @@ export interface components {
        * @description Null: no number of corrections starts a run.
        */
       missing_for_the_trigger: number | null;
+      /**
+       * Withdrawals
+       * @description How many the next run takes out again; one is enough for a run.
+       */
+      withdrawals: number;
+    };
+    /**
+     * WithdrawnAnswer
+     * @example {
+     *       "by_the_next_run": 24,
+     *       "withdrawn": 3
+     *     }
+     */
+    WithdrawnAnswer: {
+      /**
+       * By The Next Run
+       * @description In the dataset until the next run has taken them out.
+       */
+      by_the_next_run: number;
+      /**
+       * Withdrawn
+       * @description Out already.
+       */
+      withdrawn: number;
     };
   };
   responses: never;
@@ -1320,6 +1416,73 @@ export interface operations {
       };
       /** @description A part this needs is away; see Retry-After. */
       503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  withdraw_corrections__correction_id__withdraw_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        correction_id: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ReceiptAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description It is somebody else's. */
+      403: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The disk is full; nothing was kept. */
+      507: {
         headers: {
           [name: string]: unknown;
         };
@@ -1740,6 +1903,64 @@ export interface operations {
       };
       /** @description A part this needs is away; see Retry-After. */
       503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  withdraw_samples_models__name__samples_withdraw_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["WithdrawnAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The disk is full; nothing was kept. */
+      507: {
         headers: {
           [name: string]: unknown;
         };

@@ -1,0 +1,256 @@
+"""Taking corrections back: before a run, while one has them, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from core import pictures, withdrawal
+from core.database import (
+    Correction,
+    CorrectionStatus,
+    Review,
+    Run,
+    RunStatus,
+    Trigger,
+    engine,
+    session,
+)
+from core.images import encode_png, name_of, split_of
+from core.receipts import receipt
+from core.settings import settings
+from pipeline import bookkeeping, dataset
+from pipeline.workspace import create_home
+from tests.support import tiny_model
+from tests.support.gateway import add_model, params, promote
+
+MODEL = "doodles"
+
+
+@pytest.fixture
+def home(emend_environment: dict[str, str]) -> Path:
+    add_model(engine(), MODEL, versions=())
+    folder = settings().data_dir / MODEL
+    given = {key: value for key, value in params().items() if key != "triggers"}
+    create_home(folder, yaml.safe_dump({**given, "train": {"augmentation": "none"}, "gate": {}}))
+    return folder
+
+
+def picture(seed: int) -> NDArray[np.uint8]:
+    """Learned, not an exam question."""
+    found: NDArray[np.uint8] = tiny_model.images(1, seed=seed)[0]
+    return found if split_of(name_of(found)) == "train" else picture(seed + 1000)
+
+
+def said(pixels: NDArray[np.uint8], status: CorrectionStatus, actor: str = "ann", **more: Any) -> UUID:
+    row = Correction(
+        id=uuid7(),
+        model=MODEL,
+        image_sha256=name_of(pixels),
+        category_id=0,
+        label="cat",
+        actor=actor,
+        source="correction",
+        request_sha256="0",
+        status=status,
+    )
+    for name, value in more.items():
+        setattr(row, name, value)
+    with session() as db:
+        db.add(row)
+    return row.id
+
+
+def shard(home: Path, version: int, pixels: Sequence[NDArray[np.uint8]]) -> None:
+    """Only what is asked of it here: the pictures."""
+    count = len(pixels)
+    columns = {
+        "sha256": [name_of(each) for each in pixels],
+        "image": dataset.images_column([encode_png(each) for each in pixels]),
+        "split": ["train"] * count,
+        "source": ["correction"] * count,
+        "labelled_at": [datetime.now(UTC)] * count,
+    }
+    path = dataset.shard_path(home, version)
+    path.parent.mkdir(exist_ok=True)
+    dataset.write_shard(path, dataset.rows_table(columns, count))
+
+
+def take_back(*ids: UUID) -> withdrawal.Withdrawn:
+    with session() as db:
+        return withdrawal.withdraw(db, ids, settings().data_dir)
+
+
+def status(correction_id: UUID) -> str:
+    with session() as db:
+        return db.get_one(Correction, correction_id).status.value
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_in_no_dataset_is_out_at_once() -> None:
+    states = (CorrectionStatus.accepted, CorrectionStatus.quarantined, CorrectionStatus.superseded)
+    ids = [said(picture(i), state) for i, state in enumerate(states)]
+    assert take_back(*ids) == withdrawal.Withdrawn(3, 0)
+    assert {status(each) for each in ids} == {"withdrawn"}
+    assert receipt(ids[0])["sentence"] == "Withdrawn: nothing was trained on it."
+    assert receipt(ids[0])["withdrawn_at"] is not None
+    assert take_back(*ids) == withdrawal.Withdrawn(0, 0)
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_in_a_dataset_leaves_with_the_next_run() -> None:
+    """One that was trained on, and one whose label was not the image's any more."""
+    with Session(engine()) as db:
+        promote(db, MODEL, 4, [0, 1, 2])
+        db.commit()
+    trained = said(picture(1), CorrectionStatus.merged, dataset_version=4)
+    other = said(picture(2), CorrectionStatus.exam, dataset_version=4)
+    assert take_back(trained, other) == withdrawal.Withdrawn(0, 2)
+    assert (status(trained), status(other)) == ("merged", "exam")
+    assert receipt(trained)["sentence"] == (
+        "Withdrawn: it is in dataset version 4 until the next run, which takes it out."
+    )
+    run, manifest = snapshot()
+    assert {c["id"]: c["withdrawn"] for c in manifest["corrections"]} == {
+        str(trained): True,
+        str(other): True,
+    }
+    record(run, manifest, {trained: "merged", other: "superseded"}, dataset_version=5)
+    assert (status(trained), status(other)) == ("withdrawn", "withdrawn")
+    assert receipt(trained)["sentence"] == (
+        "Withdrawn: it is in no dataset version from 5 on. Version 4, which is live, was trained on it before."
+    )
+    assert receipt(trained)["trained_versions"] == [4]
+    with session() as db:
+        assert db.get_one(Correction, trained).dataset_version == 4  # where its picture is
+        assert bookkeeping._untrained_withdrawals(db, MODEL) == 1  # until a version is trained without it
+        promote(db, MODEL, 5, [0, 1, 2])
+        assert bookkeeping._untrained_withdrawals(db, MODEL) == 0
+    assert receipt(trained)["sentence"] == "Withdrawn: it is in no dataset version from 5 on."
+    assert receipt(trained)["trained_versions"] == [4]
+    assert snapshot()[1]["corrections"] == []
+
+
+@pytest.mark.usefixtures("home")
+def test_taken_back_while_a_run_has_it_leaves_with_the_next() -> None:
+    waiting, refused = (said(picture(i), CorrectionStatus.accepted) for i in (1, 2))
+    run, manifest = snapshot()
+    take_back(waiting)
+    with session() as db:
+        row = db.get_one(Correction, refused)
+        row.status, row.review, row.reviewed_at = (
+            CorrectionStatus.quarantined,
+            Review.reject,
+            datetime.now(UTC),
+        )
+    assert status(waiting) == "withdrawn"
+    record(run, manifest, {waiting: "merged", refused: "merged"}, dataset_version=1)
+    assert (status(waiting), status(refused)) == ("merged", "merged")
+    assert "until the next run" in receipt(waiting)["sentence"]
+    run, manifest = snapshot()
+    assert {c["id"] for c in manifest["corrections"] if c["withdrawn"]} == {str(waiting), str(refused)}
+    record(run, manifest, {waiting: "merged", refused: "merged"}, dataset_version=2)
+    assert (status(waiting), status(refused)) == ("withdrawn", "withdrawn")
+
+
+def test_what_others_said_too_waits_again(home: Path) -> None:
+    pixels = picture(1)
+    shard(home, 3, [pixels])
+    first = said(pixels, CorrectionStatus.merged, "ann", dataset_version=3)
+    same = said(pixels, CorrectionStatus.superseded, "bob", reason="the image already has this label")
+    own = said(pixels, CorrectionStatus.superseded, "ann", reason="the image already has this label")
+    changed = said(pixels, CorrectionStatus.superseded, "cid")
+    said(pixels, CorrectionStatus.quarantined, "cid", category_id=1, label="dog")
+    gone = said(pixels, CorrectionStatus.superseded, "dan")
+    take_back(gone)
+    take_back(first)
+    assert [status(each) for each in (same, own, changed, gone)] == [
+        "accepted",
+        "superseded",
+        "superseded",
+        "withdrawn",
+    ]
+    waiting = pictures.inbox_path(settings().data_dir, MODEL, "cat", name_of(pixels))
+    assert pictures.is_picture(waiting.read_bytes(), name_of(pixels))
+    run, manifest = snapshot()
+    record(run, manifest, {first: "merged", same: "merged"}, dataset_version=4)
+    assert (status(first), status(same)) == ("withdrawn", "merged")
+    with session() as db:  # and its file may go, however long ago it had been received
+        found = bookkeeping.before("cleanup", db, db.get_one(Run, run), manifest, None)
+    assert f"inbox/cat/{name_of(pixels)}.png" in found["settled_files"]
+
+
+@pytest.mark.usefixtures("home")
+def test_what_a_reviewer_accepted_goes_with_it() -> None:
+    aside = said(
+        picture(1), CorrectionStatus.quarantined, review=Review.accept, reviewed_at=datetime.now(UTC)
+    )
+    accepted = said(picture(1), CorrectionStatus.accepted, "reviewer", source="review", review_of=aside)
+    other = said(
+        picture(2), CorrectionStatus.quarantined, review=Review.relabel, reviewed_at=datetime.now(UTC)
+    )
+    relabelled = said(picture(2), CorrectionStatus.accepted, "reviewer", source="review", review_of=other)
+    take_back(aside, other)
+    assert [status(each) for each in (aside, accepted, other, relabelled)] == [
+        "withdrawn",
+        "withdrawn",
+        "withdrawn",
+        "accepted",
+    ]
+
+
+@pytest.mark.usefixtures("home")
+def test_all_samples_of_a_model_at_once() -> None:
+    add_model(engine(), "photos", versions=())
+    waiting = said(picture(1), CorrectionStatus.accepted, source="sample")
+    merged = said(picture(2), CorrectionStatus.merged, source="sample", dataset_version=1)
+    real = said(picture(3), CorrectionStatus.accepted)
+    elsewhere = said(picture(4), CorrectionStatus.accepted, source="sample", model="photos")
+    with session() as db:
+        done = withdrawal.withdraw_samples(db, MODEL, settings().data_dir)
+    assert done == withdrawal.Withdrawn(1, 1)
+    assert [status(each) for each in (waiting, merged, real, elsewhere)] == [
+        "withdrawn",
+        "merged",
+        "accepted",
+        "accepted",
+    ]
+
+
+def snapshot() -> tuple[int, dict[str, Any]]:
+    """As the orchestrator begins a run."""
+    with session() as db:
+        run = Run(model=MODEL, trigger=Trigger.manual, requested_by="test", status=RunStatus.running)
+        db.add(run)
+        db.flush()
+        manifest = bookkeeping.before("ingest", db, run, {}, None)
+        run.status = RunStatus.succeeded
+        return run.id, manifest
+
+
+def record(run: int, manifest: dict[str, Any], merged: dict[UUID, str], dataset_version: int) -> None:
+    """As it records what merge and version did."""
+    results = {
+        "merge": {
+            "corrections": [
+                {"id": str(each), "outcome": outcome, "reason": None} for each, outcome in merged.items()
+            ],
+            "new_images": 1,
+            "categories": [],
+        },
+        "convert": {"quarantined": []},
+        "version": {"dataset_version": dataset_version},
+    }
+    with session() as db:
+        for stage in ("merge", "version"):
+            bookkeeping.after(stage, db, db.get_one(Run, run), manifest, results)
