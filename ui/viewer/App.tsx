@@ -4,6 +4,7 @@ import { FreshAfterStale } from "../shared/App.tsx";
 import { NotFound } from "../shared/components/NotFound.tsx";
 import { type Page, Shell } from "../shared/components/Shell.tsx";
 import { useAddresses } from "../shared/others.ts";
+import { Corrections } from "./pages/Corrections.tsx";
 import { Run } from "./pages/Run.tsx";
 import { Runs } from "./pages/Runs.tsx";
 import { Versions } from "./pages/Versions.tsx";
@@ -11,6 +12,7 @@ import { Versions } from "./pages/Versions.tsx";
 const PAGES: readonly Page[] = [
   { path: "/", name: "Runs" },
   { path: "/versions", name: "Versions" },
+  { path: "/corrections", name: "Corrections" },
 ];
 
 export function App() {
@@ -24,6 +26,9 @@ export function App() {
         </Route>
         <Route path="/versions">
           <Versions />
+        </Route>
+        <Route path="/corrections">
+          <Corrections />
         </Route>
         <Route path="/runs/:id">
           {({ id }) => (/^\d+$/.test(id) ? <Run key={id} runId={Number(id)} /> : <NotFound />)}
