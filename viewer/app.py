@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path as FilePath
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlalchemy import text
 
 from core import pages, web
-from core.database import ACTIVE_RUN, StageStatus, session
+from core.database import ACTIVE_RUN, RunStatus, StageStatus, Trigger, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
 from pipeline import runs
-from viewer import events, logs
+from viewer import events, listing, logs, overview, schemas
+from viewer.schemas import errors
 
 DESCRIPTION = (
     "Runs of the pipeline: what each stage did, its log, the gate's verdict; and one stream of everything that "
@@ -47,6 +48,7 @@ def create_app() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     app.state.events = listener = events.Events()
+    app.state.orchestrator = overview.Orchestrator()
     listener.start()
     loop = asyncio.get_running_loop()
     with _told_of_stop(lambda: loop.call_soon_threadsafe(listener.end_streams)):
@@ -89,23 +91,46 @@ OfModel = Annotated[
 ]
 
 
-@router.get("/pipeline_runs", tags=["runs"])
+@router.get("/overview", tags=["runs"], response_model=schemas.Overview, responses=errors(503))
+async def show_overview(request: Request) -> JSONResponse:
+    """Every model: what is live, what waits, when the schedule fires, what is under way."""
+    found = await anyio.to_thread.run_sync(overview.models)
+    shown = await pages.addresses(request)
+    return JSONResponse(
+        {
+            "models": found,
+            "orchestrator_alive": await anyio.to_thread.run_sync(request.app.state.orchestrator.alive),
+            "mlflow_url": shown["mlflow"],
+            "gateway_url": settings().api_url,
+            "ui_url": shown["draw"],
+        }
+    )
+
+
+@router.get("/pipeline_runs", tags=["runs"], response_model=schemas.RunsPage, responses=errors(400, 503))
 def list_runs(
     model: OfModel = None,
+    status: Annotated[list[RunStatus] | None, Query(description="Only these; may be repeated.")] = None,
+    trigger: Annotated[Trigger | None, Query(description="Only what this started.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     before: Annotated[
         int | None, Query(ge=1, le=BIGGEST_ID, description="The last run_id of the page already seen.")
     ] = None,
-) -> dict[str, Any]:
+) -> Response:
     """Runs, newest first, each with its stages."""
-    found = runs.list_runs(model, limit=limit, before=before)
-    return {"runs": found, "next_before": found[-1]["run_id"] if len(found) == limit else None}
+    return _json(listing.page(model, status or [], trigger, limit, before))
 
 
-@router.get("/pipeline_runs/{run_id}", tags=["runs"])
-def show_run(run_id: RunId) -> dict[str, Any]:
+@router.get(
+    "/pipeline_runs/{run_id}", tags=["runs"], response_model=schemas.Run, responses=errors(400, 404, 503)
+)
+def show_run(run_id: RunId) -> Response:
     """Stages with durations and figures, the verdict, the dataset version, the run's page in MLflow."""
-    return runs.show_run(run_id)
+    return _json(listing.run(run_id))
+
+
+def _json(encoded: bytes) -> Response:
+    return Response(encoded, media_type="application/json")
 
 
 @router.get("/pipeline_runs/{run_id}/stages/{stage}/log", tags=["runs"], response_class=StreamingResponse)

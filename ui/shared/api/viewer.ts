@@ -46,6 +46,26 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/overview": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Show Overview
+     * @description Every model: what is live, what waits, when the schedule fires, what is under way.
+     */
+    get: operations["show_overview_overview_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/pipeline_runs": {
     parameters: {
       query?: never;
@@ -129,7 +149,316 @@ export interface paths {
 }
 export type webhooks = Record<string, never>;
 export interface components {
-  schemas: never;
+  schemas: {
+    /** ErrorAnswer */
+    ErrorAnswer: {
+      error: components["schemas"]["ErrorBody"];
+    } & {
+      [key: string]: unknown;
+    };
+    /** ErrorBody */
+    ErrorBody: {
+      /** Code */
+      code: string;
+      /** Field */
+      field?: string | null;
+      /** Message */
+      message: string;
+    };
+    /** LiveVersion */
+    LiveVersion: {
+      /** Holdout Accuracy */
+      holdout_accuracy: number | null;
+      /** Since */
+      since: string | null;
+      /** Version */
+      version: number;
+    };
+    /** ModelOverview */
+    ModelOverview: {
+      /** Active Run */
+      active_run: number | null;
+      champion: components["schemas"]["LiveVersion"] | null;
+      /** Name */
+      name: string;
+      /** Promotion Paused At */
+      promotion_paused_at: string | null;
+      /**
+       * Quarantined
+       * @description Set aside, and nobody has looked at them yet.
+       */
+      quarantined: number;
+      run_estimate: components["schemas"]["RunEstimate"] | null;
+      schedule: components["schemas"]["Schedule"] | null;
+      waiting: components["schemas"]["Waiting"];
+    };
+    /**
+     * Overview
+     * @example {
+     *       "gateway_url": "http://127.0.0.1:8000",
+     *       "mlflow_url": "http://127.0.0.1:5000",
+     *       "models": [
+     *         {
+     *           "champion": {
+     *             "holdout_accuracy": 0.924,
+     *             "since": "2026-11-21T09:31:25+00:00",
+     *             "version": 4
+     *           },
+     *           "name": "doodles",
+     *           "quarantined": 2,
+     *           "run_estimate": {
+     *             "runs": 5,
+     *             "seconds": 74,
+     *             "stages": {
+     *               "ingest": 0.5,
+     *               "train": 41.2
+     *             }
+     *           },
+     *           "schedule": {
+     *             "cron": "0 3 * * *",
+     *             "next_at": "2026-11-22T03:00:00+00:00",
+     *             "timezone": "UTC"
+     *           },
+     *           "waiting": {
+     *             "corrections": 4,
+     *             "missing_for_a_run": 6,
+     *             "missing_for_the_trigger": 46
+     *           }
+     *         }
+     *       ],
+     *       "orchestrator_alive": true,
+     *       "ui_url": "http://127.0.0.1:9080/"
+     *     }
+     */
+    Overview: {
+      /** Gateway Url */
+      gateway_url: string;
+      /** Mlflow Url */
+      mlflow_url: string;
+      /** Models */
+      models: components["schemas"]["ModelOverview"][];
+      /** Orchestrator Alive */
+      orchestrator_alive: boolean;
+      /** Ui Url */
+      ui_url: string;
+    };
+    /** RuleOutcome */
+    RuleOutcome: {
+      /** Figures */
+      figures: {
+        [key: string]: number;
+      };
+      /** Name */
+      name: string;
+      /** Passed */
+      passed: boolean;
+      /**
+       * Sentence
+       * @description A clause that stands after *because*.
+       */
+      sentence: string;
+    };
+    /**
+     * Run
+     * @example {
+     *       "dataset_version": 3,
+     *       "finished_at": "2026-11-21T09:31:26.100000+00:00",
+     *       "force": false,
+     *       "message": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
+     *       "mlflow_run_id": "0f1e2d3c",
+     *       "mlflow_url": "http://127.0.0.1:5000/#/runs/0f1e2d3c",
+     *       "model": "doodles",
+     *       "new_images": 40,
+     *       "request_id": "019a1c7e-0000-7000-8000-000000000000",
+     *       "requested_at": "2026-11-21T09:30:12.345000+00:00",
+     *       "requested_by": "somebody at the gateway",
+     *       "run_id": 12,
+     *       "stages": [
+     *         {
+     *           "attempt": 1,
+     *           "duration_seconds": 0.41,
+     *           "figures": {
+     *             "new_images": 40
+     *           },
+     *           "finished_at": "2026-11-21T09:30:13.010000+00:00",
+     *           "name": "ingest",
+     *           "started_at": "2026-11-21T09:30:12.600000+00:00",
+     *           "status": "succeeded"
+     *         }
+     *       ],
+     *       "started_at": "2026-11-21T09:30:12.500000+00:00",
+     *       "status": "succeeded",
+     *       "trigger": "manual",
+     *       "verdict": {
+     *         "figures": {},
+     *         "promoted": true,
+     *         "reasons": [],
+     *         "sentence": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1."
+     *       },
+     *       "version": 4
+     *     }
+     */
+    Run: {
+      /** Dataset Version */
+      dataset_version: number | null;
+      /** Finished At */
+      finished_at: string | null;
+      /** Force */
+      force: boolean;
+      /**
+       * Message
+       * @description Why it ended as it did, in one sentence.
+       */
+      message: string | null;
+      /** Mlflow Run Id */
+      mlflow_run_id: string | null;
+      /** Mlflow Url */
+      mlflow_url: string | null;
+      /** Model */
+      model: string;
+      /** New Images */
+      new_images: number | null;
+      /** Request Id */
+      request_id: string | null;
+      /**
+       * Requested At
+       * Format: date-time
+       */
+      requested_at: string;
+      /** Requested By */
+      requested_by: string;
+      /** Run Id */
+      run_id: number;
+      /** Stages */
+      stages: components["schemas"]["StageOfRun"][];
+      /** Started At */
+      started_at: string | null;
+      status: components["schemas"]["RunStatus"];
+      trigger: components["schemas"]["Trigger"];
+      verdict: components["schemas"]["Verdict"] | null;
+      /**
+       * Version
+       * @description The model version it registered.
+       */
+      version: number | null;
+      /** Weights Removed At */
+      weights_removed_at: string | null;
+    };
+    /**
+     * RunEstimate
+     * @description Medians of the latest runs that went through all stages.
+     */
+    RunEstimate: {
+      /** Runs */
+      runs: number;
+      /** Seconds */
+      seconds: number;
+      /** Stages */
+      stages: {
+        [key: string]: number;
+      };
+    };
+    /**
+     * RunStatus
+     * @enum {string}
+     */
+    RunStatus:
+      | "queued"
+      | "running"
+      | "succeeded"
+      | "failed"
+      | "interrupted"
+      | "cancelled"
+      | "halted"
+      | "rejected";
+    /** RunsPage */
+    RunsPage: {
+      /**
+       * Next Before
+       * @description `before` of the next page; null on the last.
+       */
+      next_before: number | null;
+      /** Runs */
+      runs: components["schemas"]["Run"][];
+    };
+    /** Schedule */
+    Schedule: {
+      /** Cron */
+      cron: string;
+      /**
+       * Next At
+       * @description Null: it never fires.
+       */
+      next_at: string | null;
+      /** Timezone */
+      timezone: string;
+    };
+    /** StageOfRun */
+    StageOfRun: {
+      /** Attempt */
+      attempt: number;
+      /** Duration Seconds */
+      duration_seconds: number | null;
+      /** Figures */
+      figures: {
+        [key: string]: number | string | null;
+      };
+      /** Finished At */
+      finished_at: string | null;
+      /** Message */
+      message: string | null;
+      /** Name */
+      name: string;
+      /**
+       * Started At
+       * Format: date-time
+       */
+      started_at: string;
+      status: components["schemas"]["StageStatus"];
+    };
+    /**
+     * StageStatus
+     * @enum {string}
+     */
+    StageStatus: "running" | "succeeded" | "failed" | "interrupted" | "cancelled" | "halted";
+    /**
+     * Trigger
+     * @enum {string}
+     */
+    Trigger: "manual" | "schedule" | "threshold" | "initial";
+    /** Verdict */
+    Verdict: {
+      /** Figures */
+      figures: {
+        [key: string]: number;
+      };
+      /** Promoted */
+      promoted: boolean;
+      /** Reasons */
+      reasons: components["schemas"]["RuleOutcome"][];
+      /** Sentence */
+      sentence: string;
+    } & {
+      [key: string]: unknown;
+    };
+    /**
+     * Waiting
+     * @description More may come: what core.receipts.waiting says.
+     */
+    Waiting: {
+      /** Corrections */
+      corrections: number;
+      /** Missing For A Run */
+      missing_for_a_run: number;
+      /**
+       * Missing For The Trigger
+       * @description Null: no number of corrections starts a run by itself.
+       */
+      missing_for_the_trigger: number | null;
+    } & {
+      [key: string]: unknown;
+    };
+  };
   responses: never;
   parameters: never;
   requestBodies: never;
@@ -202,11 +531,51 @@ export interface operations {
       };
     };
   };
+  show_overview_overview_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["Overview"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content?: never;
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
   list_runs_pipeline_runs_get: {
     parameters: {
       query?: {
         /** @description Only this model's. */
         model?: string | null;
+        /** @description Only these; may be repeated. */
+        status?: components["schemas"]["RunStatus"][] | null;
+        /** @description Only what this started. */
+        trigger?: components["schemas"]["Trigger"] | null;
         limit?: number;
         /** @description The last run_id of the page already seen. */
         before?: number | null;
@@ -223,9 +592,7 @@ export interface operations {
           [name: string]: unknown;
         };
         content: {
-          "application/json": {
-            [key: string]: unknown;
-          };
+          "application/json": components["schemas"]["RunsPage"];
         };
       };
       /** @description The request cannot be used as it is. */
@@ -233,7 +600,18 @@ export interface operations {
         headers: {
           [name: string]: unknown;
         };
-        content?: never;
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
       };
     };
   };
@@ -254,9 +632,7 @@ export interface operations {
           [name: string]: unknown;
         };
         content: {
-          "application/json": {
-            [key: string]: unknown;
-          };
+          "application/json": components["schemas"]["Run"];
         };
       };
       /** @description The request cannot be used as it is. */
@@ -264,7 +640,27 @@ export interface operations {
         headers: {
           [name: string]: unknown;
         };
-        content?: never;
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
       };
     };
   };
