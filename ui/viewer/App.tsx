@@ -10,7 +10,7 @@ import { Runs } from "./pages/Runs.tsx";
 import { Versions } from "./pages/Versions.tsx";
 
 const PAGES: readonly Page[] = [
-  { path: "/", name: "Runs" },
+  { path: "/", name: "Runs", also: "/runs" },
   { path: "/versions", name: "Versions" },
   { path: "/corrections", name: "Corrections" },
 ];

@@ -34,6 +34,8 @@ export interface ModelOverview {
     missing_for_a_run: number;
     /** Null: no number of corrections starts a run by itself. */
     missing_for_the_trigger: number | null;
+    /** Images in the dataset that the next run takes out again. */
+    withdrawals?: number;
   };
   schedule: { cron: string; timezone: string; next_at: string | null } | null;
   active_run: number | null;

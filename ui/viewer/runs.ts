@@ -119,11 +119,11 @@ export function secondsLeft(
   now: number,
   trainSeconds: number | null = null,
 ): number | null {
-  if (!isActive(run) || (estimate === null && trainSeconds === null)) return null;
+  if (!isActive(run) || estimate === null) return null;
   let left = 0;
   for (const { name, stage } of allStages(run)) {
     if (stage !== null && stage.status !== "running") continue;
-    const whole = estimate?.stages[name] ?? 0;
+    const whole = estimate.stages[name] ?? 0;
     if (name === "train" && trainSeconds !== null && stage !== null) left += trainSeconds;
     else left += Math.max(0, whole - (stage === null ? 0 : (stageSeconds(stage, now) ?? 0)));
   }

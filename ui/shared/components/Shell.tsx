@@ -9,6 +9,8 @@ import "./Shell.css";
 export interface Page {
   path: string;
   name: string;
+  /** Addresses that belong to it without being below it: `/runs` to `/`. */
+  also?: string;
 }
 
 interface Props {
@@ -41,8 +43,12 @@ export function Shell({ pages, other, tools, children }: Props) {
             <Caret /> Emend
           </Link>
           <nav className="shell-nav" aria-label="Pages">
-            {pages.map(({ path, name }) => (
-              <Link key={path} href={withKept(path)} aria-current={isAt(path, at) ? "page" : undefined}>
+            {pages.map(({ path, name, also = path }) => (
+              <Link
+                key={path}
+                href={withKept(path)}
+                aria-current={isAt(path, at) || isAt(also, at) ? "page" : undefined}
+              >
                 {name}
               </Link>
             ))}

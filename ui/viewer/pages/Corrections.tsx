@@ -330,6 +330,8 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
         canChoose={canDecide}
         begin={begin}
         more={more}
+        canAccept={show === "aside"}
+        tileHeight={show === "waiting" ? PLAIN_TILE_HEIGHT : TILE_HEIGHT}
       />
       <Confirm
         open={asking === "relabel"}
@@ -340,7 +342,25 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
         onConfirm={() => label !== null && decide("relabel", label)}
         onClose={() => setAsking(null)}
       >
-        <LabelPicker categories={categories} value={label} onChange={setLabel} />
+        <div className="corrections-asked">
+          {items
+            .filter(({ correction_id }) => wanted.includes(correction_id))
+            .slice(0, 5)
+            .map((item) => (
+              <Pixels
+                key={item.correction_id}
+                src={shownAt(item.image)}
+                alt={`said to be ${item.label}`}
+                size={56}
+              />
+            ))}
+        </div>
+        <LabelPicker
+          categories={categories}
+          value={label}
+          onChange={setLabel}
+          onEnter={() => label !== null && decide("relabel", label)}
+        />
         <p className="small soft">
           Your label then stands above what others said of the same image. The next run takes it in.
         </p>
@@ -379,13 +399,26 @@ interface GridProps {
   canChoose: boolean;
   begin: (action: Action) => void;
   more: () => void;
+  tileHeight: number;
+  canAccept: boolean;
 }
 
 const TILE_WIDTH = 148;
 const NARROW_TILE = 108;
-const TILE_HEIGHT = 224; // Corrections.css
+const TILE_HEIGHT = 224; // a reason takes three lines
+const PLAIN_TILE_HEIGHT = 160;
 
-function Grid({ items, ids, selection, setSelection, canChoose, begin, more }: GridProps) {
+function Grid({
+  items,
+  ids,
+  selection,
+  setSelection,
+  canChoose,
+  begin,
+  more,
+  tileHeight,
+  canAccept,
+}: GridProps) {
   const place = useRef<HTMLUListElement>(null);
   const [{ top, width }, setPlace] = useState({ top: 0, width: 1000 });
   useEffect(() => {
@@ -402,7 +435,7 @@ function Grid({ items, ids, selection, setSelection, canChoose, begin, more }: G
   const rows = Math.ceil(items.length / columns);
   const virtual = useWindowVirtualizer({
     count: rows,
-    estimateSize: () => TILE_HEIGHT,
+    estimateSize: () => tileHeight,
     overscan: 3,
     scrollMargin: top,
     scrollPaddingStart: 90, // the bar that stays at the top
@@ -453,7 +486,8 @@ function Grid({ items, ids, selection, setSelection, canChoose, begin, more }: G
     <>
       {canChoose && (
         <p className="small soft corrections-keys">
-          Keys: arrows move, space chooses, shift chooses a range, A accepts, R relabels, X rejects.
+          Keys: arrows move, space chooses, shift chooses a range, {canAccept && "A accepts, "}R relabels, X
+          rejects.
         </p>
       )}
       <ul
@@ -476,6 +510,7 @@ function Grid({ items, ids, selection, setSelection, canChoose, begin, more }: G
               className="corrections-place"
               style={{
                 width: `${100 / columns}%`,
+                height: tileHeight,
                 transform: `translate(${100 * column}%, ${start - top}px)`,
               }}
             >

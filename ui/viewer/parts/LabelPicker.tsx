@@ -6,9 +6,10 @@ interface Props {
   categories: readonly string[];
   value: string | null;
   onChange: (label: string | null) => void;
+  onEnter: () => void;
 }
 
-export function LabelPicker({ categories, value, onChange }: Props) {
+export function LabelPicker({ categories, value, onChange, onEnter }: Props) {
   const id = useId();
   const [typed, setTyped] = useState("");
   const found = matching(categories, typed);
@@ -24,6 +25,9 @@ export function LabelPicker({ categories, value, onChange }: Props) {
         placeholder="type to find a category"
         value={typed}
         maxLength={100}
+        onKeyDown={(event) => {
+          if (event.key === "Enter") onEnter();
+        }}
         onChange={(event) => {
           setTyped(event.target.value);
           const first = matching(categories, event.target.value)[0];

@@ -63,11 +63,22 @@ export function ModelPanel({ model, isAlive }: Props) {
       <Waiting model={model} />
       <div className="model-panel-next">
         <NextRun model={model} run={last?.run_id === model.active_run ? last : null} isAlive={isAlive} />
+        {last && last.run_id === model.active_run && (
+          <div>
+            <Cancel run={last} />
+          </div>
+        )}
+        {canResume && (
+          <div className="row">
+            <Resume run={last} newest={last.run_id} />
+            <span className="small soft">
+              <Link href={`/runs/${last.run_id}`}>run {last.run_id}</Link>, {last.status}
+            </span>
+          </div>
+        )}
       </div>
       <div className="model-panel-buttons">
         <Retrain model={model} isAlive={isAlive} />
-        {last && last.run_id === model.active_run && <Cancel run={last} />}
-        {canResume && <Resume run={last} newest={last.run_id} />}
         <RollBack model={name} live={champion?.version ?? null} previous={previous} />
         {model.promotion_paused_at && <ResumePromotion model={model} />}
       </div>
@@ -77,7 +88,12 @@ export function ModelPanel({ model, isAlive }: Props) {
 
 /** A row of places, one a correction that a run needs; a bar when these are many. */
 function Waiting({ model }: { model: ModelOverview }) {
-  const { corrections, missing_for_a_run: missing, missing_for_the_trigger: toTrigger } = model.waiting;
+  const {
+    corrections,
+    missing_for_a_run: missing,
+    missing_for_the_trigger: toTrigger,
+    withdrawals = 0,
+  } = model.waiting;
   const needed = corrections + missing;
   const href = `/corrections?model=${encodeURIComponent(model.name)}`;
   return (
