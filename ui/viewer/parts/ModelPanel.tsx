@@ -116,6 +116,7 @@ function Waiting({ model }: { model: ModelOverview }) {
           (toTrigger === 0
             ? "; one starts by itself"
             : `; ${count(toTrigger)} more and one starts by itself`)}
+        {withdrawals > 0 && `; ${counted(withdrawals, "withdrawn image")} to take out`}
       </p>
       {model.quarantined > 0 && (
         <p className="small">
