@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,14 +9,25 @@ import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import history, inbox, metrics
+from api import history, inbox, metrics, review
 from api.errors import NotYours
 from api.gateway import Gateway, decode_base64, gateway
 from api.inbox import Kept, Statement
 from api.predictions import png
-from api.schemas import CorrectionAnswer, CorrectionsPage, ReceiptAnswer, SaveImageRequest, Text, errors
-from core import pictures, receipts, telemetry, withdrawal
-from core.database import Correction, CorrectionStatus, Prediction, session
+from api.review import Decision, Reviewer
+from api.schemas import (
+    CorrectionAnswer,
+    CorrectionsPage,
+    ReceiptAnswer,
+    ReviewAnswer,
+    ReviewDecision,
+    ReviewRequest,
+    SaveImageRequest,
+    Text,
+    errors,
+)
+from core import receipts, telemetry, withdrawal
+from core.database import Correction, CorrectionStatus, Review, session
 from core.errors import InvalidInput, NotFound
 from core.images import from_bytes
 from core.labels import key_of
@@ -128,6 +138,25 @@ def correction(correction_id: UUID, the: The) -> dict[str, Any]:
 
 
 @router.post(
+    "/corrections/review",
+    summary="Decide of corrections that were set aside, or that wait",
+    response_model=ReviewAnswer,
+    responses=errors(400, 404, 409, 413, 503, 507),
+)
+def review_corrections(body: ReviewRequest, request: Request, response: Response, the: The) -> dict[str, Any]:
+    """All decisions or none. One that was set aside can be accepted, relabelled or rejected; one that waits,
+    relabelled or rejected. What is let in is a new correction that stands over everybody's labels of the image.
+    """
+    decisions = [_decision(number, each) for number, each in enumerate(body.decisions)]
+    if len({each.correction_id for each in decisions}) < len(decisions):
+        raise InvalidInput("a correction is decided twice; send each once", field="decisions")
+    actor = the.actors.known(request) or the.actors.introduce(response, None)
+    results = review.decide(decisions, Reviewer(actor, f"actor {actor[:12]}"), settings().data_dir)
+    log.info("corrections reviewed", count=len(results), reviewer=actor[:12])
+    return {"results": results}
+
+
+@router.post(
     "/corrections/{correction_id}/withdraw",
     summary="Take a correction back",
     response_model=ReceiptAnswer,
@@ -160,7 +189,7 @@ def correction_image(correction_id: UUID) -> Response:
         found = db.get(Correction, correction_id)
     if found is None:
         raise NotFound(f"there is no correction {correction_id}")
-    data = stored_image(found, settings().data_dir)
+    data = inbox.stored_image(found, settings().data_dir)
     if data is None:
         raise NotFound(
             f"the image of correction {correction_id} is not on this machine; see its dataset version"
@@ -175,6 +204,15 @@ def _check_prediction_id(given: UUID | None) -> None:
             "prediction_id is a UUIDv7 past the year 9999; send the one of the answer, or none",
             field="prediction_id",
         )
+
+
+def _decision(number: int, given: ReviewDecision) -> Decision:
+    action = Review(given.action)
+    if (action is Review.relabel) != (given.label is not None):
+        raise InvalidInput(
+            "relabel needs a label, and nothing else takes one", field=f"decisions.{number}.label"
+        )
+    return Decision(given.correction_id, action, given.label)
 
 
 def _answer(correction: Correction) -> dict[str, Any]:
@@ -199,13 +237,3 @@ def _agreement(the: Gateway, kept: Kept) -> str:
     if predicted is None:
         return "unknown"
     return "agrees" if key_of(predicted) == kept.category.key else "disagrees"
-
-
-def stored_image(correction: Correction, data_dir: Path) -> bytes | None:
-    """Where it is by now: waiting, set aside, in a dataset version, or in the history of its prediction."""
-    found = pictures.stored(correction, data_dir)
-    if found is None and correction.prediction_id is not None:
-        row = history.find(correction.prediction_id, Prediction.pixels, Prediction.image_sha256)
-        if row is not None and row.image_sha256 == correction.image_sha256:
-            return bytes(row.pixels)
-    return found

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -21,8 +22,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.errors import TooMany
-from api.history import is_id, new_id, time_of
-from core import categories
+from api.history import find, is_id, new_id, time_of
+from core import categories, pictures
 from core.database import Category, Correction, CorrectionStatus, Prediction, session
 from core.errors import EmendError, IdempotencyMismatch
 from core.images import Decoded, encode_png
@@ -70,7 +71,7 @@ def keep(statement: Statement, data_dir: Path) -> Kept:
 
     Raises IdempotencyMismatch, InvalidLabel, Conflict, TooMany, Unavailable, DiskFull; nothing is kept then.
     """
-    with _IMAGE_LOCKS[int(statement.image.sha256[:8], 16) % len(_IMAGE_LOCKS)]:
+    with images_locked([statement.image.sha256]):
         for attempt in range(3):
             try:
                 return _keep(statement, data_dir)
@@ -80,6 +81,28 @@ def keep(statement: Statement, data_dir: Path) -> Kept:
                 if attempt == 2:
                     raise
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def images_locked(names: Iterable[str]) -> Iterator[None]:
+    """For this process's other threads; always in one order, so that two who want several do not block each other."""
+    wanted = sorted({int(name[:8], 16) % len(_IMAGE_LOCKS) for name in names})
+    with ExitStack() as held:
+        for number in wanted:
+            held.enter_context(_IMAGE_LOCKS[number])
+        yield
+
+
+def stored_image(correction: Correction, data_dir: Path) -> bytes | None:
+    """Where it is by now: waiting, set aside, in a dataset version, or in the history of its prediction."""
+    return pictures.stored(correction, data_dir) or image_in_history(correction)
+
+
+def image_in_history(correction: Correction) -> bytes | None:
+    if correction.prediction_id is None:
+        return None
+    row = find(correction.prediction_id, Prediction.pixels, Prediction.image_sha256)
+    return bytes(row.pixels) if row is not None and row.image_sha256 == correction.image_sha256 else None
 
 
 def _keep(statement: Statement, data_dir: Path) -> Kept:
@@ -104,7 +127,7 @@ def _keep(statement: Statement, data_dir: Path) -> Kept:
         return Kept(correction, category, False, predicted)
     except BaseException:
         if not row_sent:
-            _remove_unless_needed(statement, new_files)
+            remove_unless_needed(statement.model, statement.image.sha256, new_files)
         raise
 
 
@@ -185,7 +208,7 @@ def _category_of(db: Session, correction: Correction) -> Category:
     return db.get_one(Category, (correction.model, correction.category_id))
 
 
-def _remove_unless_needed(statement: Statement, new_files: Sequence[Path]) -> None:
+def remove_unless_needed(model: str, sha256: str, new_files: Sequence[Path]) -> None:
     """Another gateway on the same disk may have kept the same image meanwhile; in doubt the file stays."""
     if not any(path.exists() for path in new_files):
         return
@@ -193,7 +216,8 @@ def _remove_unless_needed(statement: Statement, new_files: Sequence[Path]) -> No
         with session() as db:
             needed = db.scalar(
                 select(Correction.id)
-                .where(Correction.model == statement.model, Correction.image_sha256 == statement.image.sha256)
+                .where(Correction.model == model, Correction.image_sha256 == sha256)
+                .where(Correction.status == CorrectionStatus.accepted)
                 .limit(1)
             )
     except EmendError:

@@ -272,6 +272,49 @@ class CorrectionsPage(_Answer):
     next_before: str | None
 
 
+MOST_DECISIONS = 500
+
+
+class ReviewDecision(_Request):
+    correction_id: UUID
+    action: Literal["accept", "relabel", "reject"] = Field(
+        description="accept: its label stands; relabel: `label` is right; reject: it stays out for good."
+    )
+    label: Label | None = Field(None, description="Of relabel alone; may be new.")
+
+
+class ReviewRequest(_Request):
+    model_config = _example(
+        {"decisions": [{"correction_id": _CORRECTION_ID, "action": "relabel", "label": "dog"}]}
+    )
+
+    decisions: list[ReviewDecision] = Field(min_length=1, max_length=MOST_DECISIONS)
+
+
+class ReviewResult(_Answer):
+    correction_id: UUID
+    status: str
+    reason: str | None
+    new_correction_id: UUID | None = Field(description="What was let in; null when it was rejected.")
+
+
+class ReviewAnswer(_Answer):
+    model_config = _example(
+        {
+            "results": [
+                {
+                    "correction_id": _CORRECTION_ID,
+                    "status": "quarantined",
+                    "reason": "conflict: another person gave this image another label",
+                    "new_correction_id": "019a1c7f-1b2c-7d3e-8f40-5a6b7c8d9e0f",
+                }
+            ]
+        }
+    )
+
+    results: list[ReviewResult]
+
+
 class InputAnswer(_Answer):
     mode: Literal["L", "RGB"]
     width: int

@@ -24,6 +24,7 @@ from core.database import (
     Model,
     Outcome,
     Prediction,
+    Review,
     Version,
     session,
 )
@@ -102,7 +103,9 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
     missing = missing_images(category, model)
     tried = {outcome.version: outcome for outcome in outcomes}
     now = tried.get(live) if live is not None else None
-    if standing is correction:
+    if correction.review is not None and not correction.withdrawn_at:
+        said = _reviewed_sentence(correction, standing, category, missing, trained, now)
+    elif standing is correction:
         said = sentence(correction, category, missing, trained, now, queue, live)
     else:
         said = duplicate_sentence(standing, category, missing, trained, now)
@@ -219,6 +222,23 @@ def duplicate_sentence(
     return f"{known} {sentence(standing, category, missing, trained, live, None)}"
 
 
+def _reviewed_sentence(
+    correction: Correction,
+    standing: Correction,
+    category: Category,
+    missing: int,
+    trained: Sequence[int],
+    live: Outcome | None,
+) -> str:
+    """standing: what was let in instead, if its label is the same."""
+    looked = "A person looked at it"
+    if correction.review is Review.reject:
+        return f"{looked} and left it out for good."
+    if standing is correction:
+        return f"{looked} and gave the image another label."
+    return f"{looked} and agreed. {sentence(standing, category, missing, trained, live, None)}"
+
+
 _SPLITS = {CorrectionStatus.merged: LEARNED, CorrectionStatus.exam: EXAM_QUESTION}
 
 
@@ -272,7 +292,15 @@ def _learned_sentence(first: int, live: Outcome | None) -> str:
 
 
 def _standing(db: Session, correction: Correction) -> Correction:
-    """The correction whose row of the dataset says the same of the image; itself unless it was a duplicate."""
+    """The correction whose row of the dataset says the same of the image; itself unless it was a duplicate, or a
+    reviewer let another in for it."""
+    if correction.review in (Review.accept, Review.relabel) and correction.withdrawn_at is None:
+        let_in = db.scalar(
+            select(Correction).where(
+                Correction.review_of == correction.id, Correction.category_id == correction.category_id
+            )
+        )
+        return correction if let_in is None else _standing(db, let_in)
     if correction.status is not CorrectionStatus.superseded:
         return correction
     query = (

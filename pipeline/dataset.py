@@ -51,7 +51,7 @@ def _spare_pandas() -> None:
 _spare_pandas()
 
 SPLITS = ("train", "validation", "holdout", "regression", "excluded")
-SOURCES = ("generated", "sample", "import", "correction")
+SOURCES = ("generated", "sample", "import", "correction", "review")
 
 ROW_GROUP = 5_000  # rows; what a reader of a few images has to fetch at least
 

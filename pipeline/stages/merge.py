@@ -5,10 +5,10 @@
 Reads the dataset up to the manifest's version and `runs/<run>/converted.parquet`; writes `runs/<run>/images.parquet`,
 the shard that `version` will add (absent when nothing is new), and `runs/<run>/categories.json`.
 
-Who is right about an image: a person over an import, an import over a generated label; of one person's labels the
-latest; of two people's different labels neither, or the one already in the dataset. An image keeps the split of its
-first row for ever. Costs follow what is new: of the dataset only narrow columns are read, and no image is
-decoded but the few that may be copies of another.
+Who is right about an image: a reviewer over a person, a person over an import, an import over a generated label; of
+one person's labels the latest; of two people's different labels neither, or the one already in the dataset. An image
+keeps the split of its first row for ever. Costs follow what is new: of the dataset only narrow columns are read, and no
+image is decoded but the few that may be copies of another.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pipeline.near_duplicates import SIGNATURE_BYTES, candidates, similarity
 from pipeline.stages import Result, StageRun, main
 from pipeline.stages.ingest import untrained_withdrawals
 
-RANKS = {"generated": 0, "import": 1, "sample": 2, "correction": 2}  # who overrides whom
-PERSON = 2
-REAL = ("import", "correction")  # sources that may enter the holdout, or be a copy of one that did
+RANKS = {"generated": 0, "import": 1, "sample": 2, "correction": 2, "review": 3}  # who overrides whom
+PERSON, REVIEWER = 2, 3
+REAL = ("import", "correction", "review")  # sources that may enter the holdout, or be a copy of one that did
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def decide(known: Mapping[str, Row], rows: Iterable[Row]) -> Decisions:
         current = known.get(sha)
         current = _take_bulk([r for r in new if r.rank < PERSON], current, decisions)
         current = _withdraw(
-            [r for r in new if r.rank == PERSON and r.category_id is None], current, decisions
+            [r for r in new if r.rank >= PERSON and r.category_id is None], current, decisions
+        )
+        current = _take_reviews(
+            [r for r in new if r.rank == REVIEWER and r.category_id is not None], current, decisions
         )
         _take_people([r for r in new if r.rank == PERSON and r.category_id is not None], current, decisions)
     return decisions
@@ -148,7 +151,31 @@ def _withdraw(rows: Sequence[Row], current: Row | None, decisions: Decisions) ->
     return current
 
 
+def _take_reviews(rows: Sequence[Row], current: Row | None, decisions: Decisions) -> Row | None:
+    """The latest review stands over whatever anybody said."""
+    for row in rows:
+        same = current is not None and current.category_id == row.category_id
+        if current is not None and same and current.rank == REVIEWER:
+            if current.correction_id == row.correction_id:
+                decisions.again(current)
+            else:
+                decisions.duplicate(row)
+            continue
+        if current is not None and current.category_id is not None and current.rank >= PERSON:
+            decisions.supersede(current, f"a reviewer {'says the same' if same else 'gave another label'}")
+        decisions.keep(row)
+        current = row
+    return current
+
+
 def _take_people(rows: Sequence[Row], current: Row | None, decisions: Decisions) -> None:
+    if current is not None and current.rank == REVIEWER and current.category_id is not None:
+        for row in rows:
+            if row.category_id == current.category_id:
+                decisions.duplicate(row)
+            else:
+                decisions.supersede(row, "a reviewer gave the image another label")
+        return
     said = _latest_of_each_actor(rows, decisions)
     if current is not None and current.rank == PERSON and current.category_id is not None:
         own = said.pop(current.actor, None)

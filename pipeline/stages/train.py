@@ -126,7 +126,7 @@ def training_data(images: Labelled, outputs: Sequence[Category], params: TrainPa
         raise StageError(
             "the dataset has no training images of an active category; import some (`emend import`), then run again"
         )
-    corrected = images.table["source"].to_numpy()[training] == "correction"
+    corrected = np.isin(images.table["source"].to_numpy()[training].astype(str), ("correction", "review"))
     weights = balanced(targets[training], params.balance)
     weights = np.where(corrected, weights * params.correction_weight, weights).astype(np.float32)
     return TrainingData(

@@ -554,6 +554,108 @@ def test_samples_are_taken_back_by_anybody_one_or_all(client: httpx.Client, worl
     settled(world, merged, status=CorrectionStatus.withdrawn)
 
 
+# Review
+
+
+def reviewed(client: httpx.Client, *decisions: tuple[dict[str, Any], str, str | None]) -> httpx.Response:
+    given = [
+        {"correction_id": kept["correction_id"], "action": action, **({"label": label} if label else {})}
+        for kept, action, label in decisions
+    ]
+    return client.post("/corrections/review", json={"decisions": given})
+
+
+def set_aside(world: World, kept: dict[str, Any]) -> None:
+    """As merge sets a contradiction aside, and cleanup clears the inbox."""
+    waiting = world.data_dir / "doodles" / "inbox" / kept["label"] / f"{kept['image_sha256']}.png"
+    target = world.data_dir / "doodles" / "quarantine" / "conflict" / waiting.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    waiting.rename(target)
+    settled(
+        world, kept, status=CorrectionStatus.quarantined, reason="conflict: another person said otherwise"
+    )
+
+
+def test_what_was_set_aside_is_decided_by_a_person(client: httpx.Client, world: World) -> None:
+    fine, wrong, useless = (correct(client, "cat") for _ in range(3))
+    for kept in (fine, wrong, useless):
+        set_aside(world, kept)
+    with world.gateway.client(**{"Emend-Actor": "a reviewer"}) as reviewer:
+        response = reviewed(
+            reviewer, (fine, "accept", None), (wrong, "relabel", "a zebra"), (useless, "reject", None)
+        )
+    assert response.status_code == 200, response.text
+    results = schemas.ReviewAnswer.model_validate(response.json()).results
+    assert [str(r.correction_id) for r in results] == [k["correction_id"] for k in (fine, wrong, useless)]
+    assert {r.status for r in results} == {"quarantined"}
+    assert [r.new_correction_id is None for r in results] == [False, False, True]
+    for kept, result, label in ((fine, results[0], "cat"), (wrong, results[1], "a zebra")):
+        new = client.get(f"/corrections/{result.new_correction_id}").json()
+        assert (new["label"], new["source"], new["status"]) == (label, "review", "accepted")
+        assert new["image_sha256"] == kept["image_sha256"]
+        waiting = world.data_dir / "doodles" / "inbox" / label / f"{kept['image_sha256']}.png"
+        assert name_of(decode_png(waiting.read_bytes())) == kept["image_sha256"]
+    told = [client.get(kept["receipt"]).json() for kept in (fine, wrong, useless)]
+    assert told[0]["sentence"].startswith("A person looked at it and agreed. Received: it waits")
+    assert told[1]["sentence"] == "A person looked at it and gave the image another label."
+    assert told[2]["sentence"] == "A person looked at it and left it out for good."
+    assert [t["review"] for t in told] == ["accept", "relabel", "reject"]
+    assert all(t["reviewed_at"] and t["reviewed_by"].startswith("actor ") for t in told)
+    again = reviewed(client, (useless, "accept", None))
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
+
+
+def test_what_waits_is_relabelled_or_rejected(client: httpx.Client, world: World) -> None:
+    wrong, useless = correct(client, "cat"), correct(client, "cat")
+    response = reviewed(client, (wrong, "relabel", "dog"), (useless, "reject", None))
+    assert response.status_code == 200, response.text
+    first, second = response.json()["results"]
+    assert (first["status"], first["reason"]) == ("superseded", "a reviewer says it is dog")
+    assert (second["status"], second["reason"]) == ("quarantined", "rejected by a reviewer")
+    assert client.get(f"{useless['receipt']}/image").status_code == 200
+    copies = (world.data_dir / "doodles" / "quarantine" / "rejected").iterdir()
+    assert f"{useless['image_sha256']}.png" in {path.name for path in copies}
+
+
+def test_decisions_are_taken_all_or_none(client: httpx.Client, world: World) -> None:
+    aside, waits, merged, sample = (correct(client, "cat") for _ in range(4))
+    set_aside(world, aside)
+    settled(world, merged, status=CorrectionStatus.merged, dataset_version=9)
+    settled(world, sample, source="sample")
+    refusals = [
+        ((merged, "reject", None), 409),
+        ((waits, "accept", None), 409),
+        ((sample, "relabel", "dog"), 409),
+        (({"correction_id": str(uuid.uuid4())}, "reject", None), 404),
+        ((waits, "relabel", None), 400),
+        ((waits, "reject", "dog"), 400),
+        ((aside, "reject", None), 400),  # twice
+        ((waits, "relabel", "   "), 400),
+    ]
+    for refused, expected in refusals:
+        response = reviewed(client, (aside, "relabel", "never"), refused)
+        assert response.status_code == expected, response.text
+    assert client.post("/corrections/review", json={"decisions": []}).status_code == 400
+    told = client.get(aside["receipt"]).json()
+    assert (told["review"], told["reviewed_at"]) == (None, None)
+    assert not (world.data_dir / "doodles" / "inbox" / "never").exists() or not any(
+        (world.data_dir / "doodles" / "inbox" / "never").iterdir()
+    )
+    assert "never" not in {c["name"] for c in client.get("/models/doodles").json()["categories"]}
+    assert reviewed(client, (sample, "reject", None)).status_code == 200
+    settled(world, merged, status=CorrectionStatus.superseded)
+
+
+def test_a_picture_that_is_gone_can_only_be_rejected(client: httpx.Client, world: World) -> None:
+    gone = correct(client, "cat")
+    set_aside(world, gone)
+    (world.data_dir / "doodles" / "quarantine" / "conflict" / f"{gone['image_sha256']}.png").write_bytes(b"x")
+    refused = reviewed(client, (gone, "accept", None))
+    assert refused.status_code == 409
+    assert "it can only be rejected" in refused.json()["error"]["message"]
+    assert reviewed(client, (gone, "reject", None)).status_code == 200
+
+
 # Receipts
 
 

@@ -27,7 +27,7 @@ from pipeline.imports import stage_pixels
 from pipeline.stages import Result, StageError, StageRun
 from pipeline.stages.convert import convert
 from pipeline.stages.ingest import ingest
-from pipeline.stages.merge import PERSON, Row, decide, merge
+from pipeline.stages.merge import PERSON, REVIEWER, Row, decide, merge
 
 SPEC = InputSpec("L", 28, 28, drawing=True)
 PARAMS = """
@@ -354,6 +354,37 @@ def test_a_person_overrules_an_import_without_conflict(home: Home) -> None:
     assert (result.figures["new_images"], result.figures["duplicates"]) == (1, 1)
 
 
+def test_a_reviewer_stands_over_what_people_say(home: Home) -> None:
+    (pixels,) = drawings_of("train", 1)
+    ann = home.correction(pixels, "cat", "ann")
+    home.go([ann])
+    assert outcomes(home.go([home.correction(pixels, "dog", "bob")], force=True)) == ["quarantined"]
+    review = home.correction(pixels, "dog", "rev", source="review")
+    decided = {c["id"]: (c["outcome"], c["reason"]) for c in home.go([review]).data["corrections"]}
+    assert decided == {
+        ann["id"]: ("superseded", "a reviewer gave another label"),
+        review["id"]: ("merged", None),
+    }
+    assert home.label_of(pixels) == "dog"
+    later = [home.correction(pixels, label, "ann") for label in ("cat", "dog")]
+    decided_later = home.go(later, force=True)
+    assert outcomes(decided_later) == ["superseded", "duplicate"]
+    assert home.label_of(pixels) == "dog"
+    home.go([home.correction(pixels, "bird", "rev", source="review")])
+    assert home.label_of(pixels) == "bird"
+    home.go([home.correction(pixels, "cat", "ann"), home.correction(pixels, "cat", "rev", source="review")])
+    assert home.label_of(pixels) == "cat"
+    assert home.rows()[name_of(pixels)]["source"] == "review"
+
+
+def test_a_review_can_be_taken_back(home: Home) -> None:
+    (pixels,) = drawings_of("train", 1)
+    review = home.correction(pixels, "dog", "rev", source="review")
+    home.go([review])
+    assert outcomes(home.go([review | {"withdrawn": True}])) == ["merged"]
+    assert home.label_of(pixels) is None
+
+
 def test_a_sample_never_enters_the_holdout(home: Home) -> None:
     held_out, sample = drawings_of("holdout", 2)
     result = home.go(
@@ -427,7 +458,7 @@ ROWS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b"]),
         st.sampled_from([None, 0, 1, 2]),
-        st.sampled_from(["generated", "import", "sample", "correction"]),
+        st.sampled_from(["generated", "import", "sample", "correction", "review"]),
         st.sampled_from([None, "ann", "bob", "cid"]),
     ),
     max_size=8,
@@ -437,7 +468,7 @@ ROWS = st.lists(
 def made(rows: list[tuple[str, int | None, str, str | None]], start: int = 0) -> list[Row]:
     found = []
     for position, (sha, category, source, actor) in enumerate(rows):
-        person = source in ("sample", "correction")
+        person = source in ("sample", "correction", "review")
         if category is None and not person:
             category = 0
         name = f"c{start + position}" if person else None
@@ -455,7 +486,7 @@ def test_every_statement_gets_one_outcome_and_every_image_at_most_one_row(
     known = {row.sha256: row for row in made(old, start=100)}
     rows = made(new)
     decisions = decide(known, rows)
-    said = {row.correction_id for row in rows if row.rank == PERSON}
+    said = {row.correction_id for row in rows if row.rank >= PERSON}
     assert said <= set(decisions.outcomes)
     # Beside them only what one of them replaces.
     replaced = set(decisions.outcomes) - said
@@ -465,9 +496,14 @@ def test_every_statement_gets_one_outcome_and_every_image_at_most_one_row(
         assert row.sha256 == sha
         assert row in rows
         before = known.get(sha)
-        if before is not None and before.rank == PERSON and before.category_id is not None:
-            assert row.actor == before.actor  # nobody overrules another person
-            assert row.rank == PERSON
+        if before is not None and before.rank >= PERSON and before.category_id is not None:
+            taken_back = row.category_id is None or any(
+                r.sha256 == sha and r.category_id is None and r.correction_id == before.correction_id
+                for r in rows
+            )
+            # Nobody overrules another person, and only a reviewer a reviewer.
+            assert row.rank == REVIEWER or taken_back or (before.rank, row.rank) == (PERSON, PERSON)
+            assert row.rank == REVIEWER or taken_back or row.actor == before.actor
     conflicting = {row.sha256 for row in decisions.conflicts}
     for sha in conflicting:
         assert (

@@ -21,6 +21,27 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/corrections/review": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Decide of corrections that were set aside, or that wait
+     * @description All decisions or none. One that was set aside can be accepted, relabelled or rejected; one that waits,
+     *     relabelled or rejected. What is let in is a new correction that stands over everybody's labels of the image.
+     */
+    post: operations["review_corrections_corrections_review_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/corrections/{correction_id}": {
     parameters: {
       query?: never;
@@ -1069,6 +1090,75 @@ export interface components {
       version: number | null;
     };
     /**
+     * ReviewAnswer
+     * @example {
+     *       "results": [
+     *         {
+     *           "correction_id": "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a",
+     *           "new_correction_id": "019a1c7f-1b2c-7d3e-8f40-5a6b7c8d9e0f",
+     *           "reason": "conflict: another person gave this image another label",
+     *           "status": "quarantined"
+     *         }
+     *       ]
+     *     }
+     */
+    ReviewAnswer: {
+      /** Results */
+      results: components["schemas"]["ReviewResult"][];
+    };
+    /** ReviewDecision */
+    ReviewDecision: {
+      /**
+       * Action
+       * @description accept: its label stands; relabel: `label` is right; reject: it stays out for good.
+       * @enum {string}
+       */
+      action: "accept" | "relabel" | "reject";
+      /**
+       * Correction Id
+       * Format: uuid
+       */
+      correction_id: string;
+      /**
+       * Label
+       * @description Of relabel alone; may be new.
+       */
+      label?: string | null;
+    };
+    /**
+     * ReviewRequest
+     * @example {
+     *       "decisions": [
+     *         {
+     *           "action": "relabel",
+     *           "correction_id": "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a",
+     *           "label": "dog"
+     *         }
+     *       ]
+     *     }
+     */
+    ReviewRequest: {
+      /** Decisions */
+      decisions: components["schemas"]["ReviewDecision"][];
+    };
+    /** ReviewResult */
+    ReviewResult: {
+      /**
+       * Correction Id
+       * Format: uuid
+       */
+      correction_id: string;
+      /**
+       * New Correction Id
+       * @description What was let in; null when it was rejected.
+       */
+      new_correction_id: string | null;
+      /** Reason */
+      reason: string | null;
+      /** Status */
+      status: string;
+    };
+    /**
      * RollbackAnswer
      * @example {
      *       "model": "doodles",
@@ -1318,6 +1408,84 @@ export interface operations {
       };
       /** @description A part this needs is away; see Retry-After. */
       503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  review_corrections_corrections_review_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    requestBody: {
+      content: {
+        "application/json": components["schemas"]["ReviewRequest"];
+      };
+    };
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ReviewAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The present state forbids it. */
+      409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The body is too large. */
+      413: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The disk is full; nothing was kept. */
+      507: {
         headers: {
           [name: string]: unknown;
         };
