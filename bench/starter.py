@@ -6,20 +6,7 @@ Draws `--count` starter doodles a category, trains on all of them as version 1 i
 rows 1000 to 2999 of each file of the real drawings, which neither the generator nor anything else was tuned on
 (`--tuning` asks about rows 0 to 999 instead, and prints the confusion matrix). The last line is JSON.
 
-Rows 1000 to 2999 (20,000 drawings), seed 1, one run each, the trainer's defaults but for the epochs (8; 16 in the
-third), one thread of a 2-core AMD EPYC that others were using too, so the seconds are an upper end; torch 2.15,
-Python 3.11:
-
-    drawings a category   training steps   accuracy   draw    train
-    300                   320              82.8 %     23 s     82 s
-    1200                  376              84.8 %     17 s     70 s
-    1200                  752              85.7 %     25 s    149 s
-    2400                  752              86.0 %     34 s    119 s
-
-From 300 to 1200 drawings gains two points at nearly the same steps; twice the steps one more; twice the drawings
-again hardly anything. With 1200 and 8 epochs: rainbow 97 %, house 96, banana 93, book 92, flower 91, clock 86,
-airplane 85, bird 75, cat 71, dog 62: a cat and a dog drawn from the side are told apart by little, and a few
-drawings in a hundred are mislabelled or scrawls.
+The figures are in docs/starter.md, one run each on one thread of two busy cores.
 """
 
 from __future__ import annotations
