@@ -7,9 +7,13 @@ import { useAddresses } from "../shared/others.ts";
 import { Unsent } from "./correct/Unsent.tsx";
 import { ModelChoice } from "./model.tsx";
 import { Draw } from "./pages/Draw.tsx";
+import { OneReceipt, Receipts } from "./pages/Receipts.tsx";
 import { useRefresh } from "./refresh.ts";
 
-const PAGES: readonly Page[] = [{ path: "/", name: "Draw" }];
+const PAGES: readonly Page[] = [
+  { path: "/", name: "Draw" },
+  { path: "/receipts", name: "Receipts" },
+];
 
 export function App() {
   const addresses = useAddresses();
@@ -24,6 +28,12 @@ export function App() {
       <Switch>
         <Route path="/">
           <Draw />
+        </Route>
+        <Route path="/receipts">
+          <Receipts />
+        </Route>
+        <Route path="/receipts/:id">
+          <OneReceipt />
         </Route>
         <Route>
           <NotFound />

@@ -14,6 +14,10 @@ const received: Receipt = {
   prediction: null,
   prediction_id: null,
   reason: null,
+  review: null,
+  reviewed_at: null,
+  reviewed_by: null,
+  withdrawn_at: null,
   receipt: "/corrections/1",
   received_at: "2026-11-21T05:10:49Z",
   sentence: "Received.",
@@ -22,7 +26,7 @@ const received: Receipt = {
   status: "accepted",
   trained_versions: [],
   waiting: { corrections: 3, missing_for_a_run: 7, missing_for_the_trigger: null },
-} as Receipt;
+};
 
 const told = (change: Partial<Receipt>, isRunning = false) =>
   stepsOf({ ...received, ...change }, isRunning).map(({ name, state }) => `${name}: ${state}`);
@@ -78,6 +82,10 @@ it("what was set aside goes no further", () => {
     "Trained: ended",
     "Right: ended",
   ]);
+});
+
+it("what was taken back is over", () => {
+  expect(told({ status: "withdrawn" })[1]).toBe("Taken back: ended");
 });
 
 it("a new category says how many images it needs", () => {

@@ -26,6 +26,7 @@ export function stepsOf(receipt: Receipt, isRunning: boolean): Step[] {
 
 function checked({ status, waiting, dataset_version }: Receipt, isRunning: boolean): Step {
   if (status === "quarantined") return { name: "Set aside", state: "aside" };
+  if (status === "withdrawn") return { name: "Taken back", state: "ended" };
   if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "ended" };
   if (status !== "accepted") return { name: "Checked", state: "done" };
   if (isRunning) return { name: "Checked", state: "now", note: "a run is under way" };
@@ -72,10 +73,5 @@ function outcome({ status, live, dataset_version }: Receipt): Step {
 }
 
 function isOver(status: string): boolean {
-  return status === "quarantined" || status === "superseded";
-}
-
-/** Nothing about it changes without a new run or a person. */
-export function isSettled(receipt: Receipt): boolean {
-  return receipt.live?.correct === true || isOver(receipt.status);
+  return ["quarantined", "superseded", "withdrawn"].includes(status);
 }

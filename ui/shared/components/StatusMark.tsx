@@ -27,6 +27,7 @@ export const STATUSES = {
   merged: ["good", "check", "In the dataset"],
   exam: ["good", "question", "Exam question"],
   superseded: ["idle", "dot", "Replaced"],
+  withdrawn: ["idle", "stop", "Withdrawn"],
 
   right: ["good", "check", "Now right"],
   wrong: ["bad", "cross", "Still wrong"],

@@ -1,0 +1,211 @@
+/** What became of one's own corrections: all of them, and one on a page of its own. */
+import { useMutation, useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { Link, useParams } from "wouter";
+import { useParameter, withKept } from "../../shared/address.ts";
+import { ApiError, type GatewayComponents, gateway } from "../../shared/api/client.ts";
+import { Button } from "../../shared/components/Button.tsx";
+import { Card } from "../../shared/components/Card.tsx";
+import { Confirm } from "../../shared/components/Confirm.tsx";
+import { LocalTime } from "../../shared/components/LocalTime.tsx";
+import { Pixels } from "../../shared/components/Pixels.tsx";
+import { StatusMark } from "../../shared/components/StatusMark.tsx";
+import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
+import { say } from "../../shared/components/Toasts.tsx";
+import { useLive } from "../../shared/live.ts";
+import { isActive } from "../../shared/runs.ts";
+import { Replay } from "../answer/Replay.tsx";
+import { useOutbox } from "../correct/outbox.ts";
+import { useEndless } from "../history/endless.ts";
+import { VirtualList } from "../history/VirtualList.tsx";
+import { useModels } from "../model.tsx";
+import { imageOf, ReceiptCard, SampleMark, useReceipt } from "../receipts/ReceiptCard.tsx";
+import type { Receipt } from "../receipts/steps.ts";
+import "./Receipts.css";
+
+type Item = GatewayComponents["schemas"]["CorrectionItem"];
+
+const ROW_PX = 76;
+const PAGE = 100;
+
+export function Receipts() {
+  const [model] = useParameter("model");
+  const { waiting } = useOutbox();
+  const list = useEndless<Item>(["receipts", model], (before, signal) =>
+    gateway.get("/corrections", { query: { mine: true, limit: PAGE, before, model }, signal }),
+  );
+  useLive(({ stage, status }) => {
+    // Their states change when a run took them in and when it ended.
+    if (
+      (stage === "version" && status === "succeeded") ||
+      (stage === null && !isActive({ status } as never))
+    ) {
+      list.renew();
+    }
+  });
+  const first = list.items.length === 0;
+  return (
+    <div className="stack">
+      <div className="receipts-head">
+        <div>
+          <h1>My receipts</h1>
+          <p className="soft">
+            Everything that was said in this browser, newest first, and what became of it.
+          </p>
+        </div>
+        <Stale />
+      </div>
+      {first && list.isLoading && <Loading what="your receipts" lines={8} />}
+      {first && list.isDone && (
+        <Empty title="You have said nothing yet">
+          <p>
+            {waiting.length > 0
+              ? "What you said waits in this browser until Emend takes it."
+              : "Draw something, say what it really is, and its receipt is kept here."}
+          </p>
+          <Link href={withKept("/")}>Draw something</Link>
+        </Empty>
+      )}
+      {!first && (
+        <VirtualList
+          name="Receipts"
+          items={list.items}
+          rowKey={(item) => item.correction_id}
+          height={ROW_PX}
+          more={list.more}
+          isOpen={!list.isDone}
+          row={(item) => <Row item={item} />}
+        />
+      )}
+      {list.error && (
+        <Failed
+          what={first ? "Your receipts could not be loaded" : "The rest could not be loaded"}
+          error={list.error}
+          retry={list.retry}
+        />
+      )}
+    </div>
+  );
+}
+
+function Row({ item }: { item: Item }) {
+  return (
+    <Link href={withKept(`/receipts/${item.correction_id}`)} className="receipts-row">
+      <Pixels src={imageOf(item.correction_id)} alt="" size={52} />
+      <span className="receipts-label">
+        {item.label} {item.source === "sample" && <SampleMark />}
+      </span>
+      <span className="receipts-status">
+        <StatusMark status={item.status} />
+        {item.dataset_version !== null && (
+          <span className="soft small receipts-dataset">dataset {item.dataset_version}</span>
+        )}
+      </span>
+      <span className="soft small receipts-time">
+        <LocalTime at={item.received_at} />
+      </span>
+    </Link>
+  );
+}
+
+export function OneReceipt() {
+  const { id = "" } = useParams<{ id: string }>();
+  const receipt = useReceipt(id);
+  const notThere = receipt.error instanceof ApiError && [400, 404].includes(receipt.error.status);
+  return (
+    <div className="stack receipts-one">
+      <div className="receipts-head">
+        <div>
+          <p className="small">
+            <Link href={withKept("/receipts")}>My receipts</Link>
+          </p>
+          <h1>Receipt</h1>
+        </div>
+        <Stale />
+      </div>
+      {notThere ? (
+        <Empty title="There is no such receipt">
+          <p>Perhaps the address was cut off.</p>
+        </Empty>
+      ) : (
+        <>
+          <ReceiptCard id={id} isLink={false} />
+          {receipt.data && <TwoVersions receipt={receipt.data} />}
+          {receipt.data && <Withdraw receipt={receipt.data} />}
+        </>
+      )}
+    </div>
+  );
+}
+
+function TwoVersions({ receipt }: { receipt: Receipt }) {
+  const { data } = useModels();
+  const model = data?.models.find(({ name }) => name === receipt.model);
+  const before = receipt.prediction?.version ?? receipt.history[0]?.version;
+  const after = model?.champion?.version;
+  return (
+    <Card title="The same picture, two versions">
+      {model === undefined || after === undefined ? (
+        <p className="soft receipts-two">No version is live to compare with.</p>
+      ) : before === undefined || before === after ? (
+        <p className="soft receipts-two">
+          Version {after} is live, and{" "}
+          {before === after ? "it was the one that answered" : "no older one was asked"}. When the next one
+          is, both stand here.
+        </p>
+      ) : (
+        <Replay
+          model={model}
+          image={imageOf(receipt.correction_id)}
+          label={receipt.label}
+          before={Math.min(before, after)}
+          after={Math.max(before, after)}
+        />
+      )}
+    </Card>
+  );
+}
+
+function Withdraw({ receipt }: { receipt: Receipt }) {
+  const [asking, setAsking] = useState(false);
+  const queries = useQueryClient();
+  const withdraw = useMutation({
+    mutationFn: () =>
+      gateway.post("/corrections/{correction_id}/withdraw", {
+        path: { correction_id: receipt.correction_id },
+      }),
+    onSuccess: () => {
+      setAsking(false);
+      say("Taken back");
+      void queries.invalidateQueries({ queryKey: ["receipts"] });
+    },
+  });
+  if (receipt.withdrawn_at !== null || receipt.status === "withdrawn") return null;
+  const inDataset = receipt.dataset_version !== null;
+  return (
+    <div>
+      <Button kind="quiet" onClick={() => setAsking(true)}>
+        Take this correction back
+      </Button>
+      <Confirm
+        open={asking}
+        title="Take it back?"
+        confirm="Take it back"
+        kind="danger"
+        busy={withdraw.isPending}
+        error={withdraw.error}
+        onConfirm={() => withdraw.mutate()}
+        onClose={() => {
+          setAsking(false);
+          withdraw.reset();
+        }}
+      >
+        <p>
+          {inDataset
+            ? "The next run takes it out of the dataset; versions trained with it stay as they are."
+            : "It will not be trained on. The picture can be corrected anew at any time."}
+        </p>
+      </Confirm>
+    </div>
+  );
+}
