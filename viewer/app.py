@@ -21,7 +21,8 @@ from core.database import ACTIVE_RUN, RunStatus, StageStatus, Trigger, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
 from pipeline import runs
-from viewer import events, listing, logs, overview, schemas
+from viewer import events, listing, logs, overview, reports, schemas
+from viewer.pictures import Pictures
 from viewer.schemas import errors
 
 DESCRIPTION = (
@@ -38,8 +39,9 @@ router = APIRouter()
 
 def create_app() -> FastAPI:
     app = web.application("viewer", DESCRIPTION, lifespan=_lifespan)
-    app.include_router(router)
-    app.include_router(router, prefix="/runs", include_in_schema=False)  # as the drawing app has it
+    for part in (router, reports.router):
+        app.include_router(part)
+        app.include_router(part, prefix="/runs", include_in_schema=False)  # as the drawing app has it
     pages.install(app, pages.built("viewer"), {"/api": settings().api_url})
     return app
 
@@ -48,6 +50,7 @@ def create_app() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     app.state.events = listener = events.Events()
+    app.state.pictures = Pictures(settings().data_dir)
     app.state.orchestrator = overview.Orchestrator()
     listener.start()
     loop = asyncio.get_running_loop()

@@ -448,7 +448,7 @@ MAY_IMPORT = {
     "pipeline": set[str](),
     "serving": set[str](),
     "api": {"pipeline.runs"},
-    "viewer": {f"pipeline.{name}" for name in ("runs", "reports", "versions", "schedule")},
+    "viewer": {f"pipeline.{name}" for name in ("runs", "reports", "versions", "schedule", "dataset")},
 }
 
 

@@ -46,6 +46,26 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/images/{model}/{sha256}": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Show Image
+     * @description PNG of what the model sees, wherever it is by now.
+     */
+    get: operations["show_image_images__model___sha256__get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/overview": {
     parameters: {
       query?: never;
@@ -106,6 +126,46 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/pipeline_runs/{run_id}/images": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Added Images
+     * @description What its dataset version added, the last row first; nothing when it made none.
+     */
+    get: operations["added_images_pipeline_runs__run_id__images_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/pipeline_runs/{run_id}/report": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Show Report
+     * @description What it measured, decided, changed and added; what it has not got to is null.
+     */
+    get: operations["show_report_pipeline_runs__run_id__report_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/pipeline_runs/{run_id}/stages/{stage}/log": {
     parameters: {
       query?: never;
@@ -150,6 +210,170 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
   schemas: {
+    /**
+     * Added
+     * @description images: rows with a label; withdrawn: rows that take one back.
+     */
+    Added: {
+      /** By Label */
+      by_label: {
+        [key: string]: number;
+      };
+      /** By Source */
+      by_source: {
+        [key: string]: number;
+      };
+      /** By Split */
+      by_split: {
+        [key: string]: number;
+      };
+      /** Images */
+      images: number;
+      /** Withdrawn */
+      withdrawn: number;
+    };
+    /** AddedImage */
+    AddedImage: {
+      /** Image */
+      image: string;
+      /**
+       * Label
+       * @description Null: it was withdrawn.
+       */
+      label: string | null;
+      /** Sha256 */
+      sha256: string;
+      /** Source */
+      source: string;
+      /** Split */
+      split: string;
+    };
+    /**
+     * AddedImages
+     * @example {
+     *       "items": [
+     *         {
+     *           "image": "/images/doodles/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+     *           "label": "cat",
+     *           "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+     *           "source": "correction",
+     *           "split": "train"
+     *         }
+     *       ]
+     *     }
+     */
+    AddedImages: {
+      /** Items */
+      items: components["schemas"]["AddedImage"][];
+      /**
+       * Next Before
+       * @description `before` of the next page; null on the last.
+       */
+      next_before: number | null;
+    };
+    /**
+     * CategoryReport
+     * @description Recalls on the holdout; low and high: the ends of the challenger's interval.
+     */
+    CategoryReport: {
+      /** Challenger Generated Recall */
+      challenger_generated_recall: number | null;
+      /** Challenger Recall */
+      challenger_recall: number | null;
+      /** Champion Generated Recall */
+      champion_generated_recall: number | null;
+      /** Champion Recall */
+      champion_recall: number | null;
+      /** Generated Images */
+      generated_images: number;
+      /** High */
+      high: number | null;
+      /**
+       * Id
+       * @description Null for one that is no longer called so.
+       */
+      id: number | null;
+      /** Images */
+      images: number;
+      /** Low */
+      low: number | null;
+      /** Name */
+      name: string;
+    };
+    /**
+     * Confusion
+     * @description What the challenger said: counts[actual][predicted].
+     */
+    Confusion: {
+      /** Categories */
+      categories: string[];
+      /** Counts */
+      counts: number[][];
+      /**
+       * Missing
+       * @description What is not shown, and why.
+       */
+      missing: string | null;
+      /**
+       * Of
+       * @enum {string}
+       */
+      of: "holdout" | "generated";
+    };
+    /** Corrections */
+    Corrections: {
+      /** Broke */
+      broke: number;
+      /** Fixed */
+      fixed: number;
+      /** Images */
+      images: number;
+      /**
+       * Items
+       * @description Fixed and broken ones first.
+       */
+      items: components["schemas"]["JudgedCorrection"][];
+      /**
+       * Left Out
+       * @description How many of `images` are not in `items`.
+       */
+      left_out: number;
+    };
+    /**
+     * Difference
+     * @description Challenger less champion, in points; low and high: the ends of the paired interval.
+     */
+    Difference: {
+      /** High */
+      high: number;
+      /** Low */
+      low: number;
+      /** Points */
+      points: number;
+    };
+    /** Epoch */
+    Epoch: {
+      /** Device */
+      device?: string | null;
+      /** Epoch */
+      epoch: number;
+      /** Epochs */
+      epochs?: number | null;
+      /** Images Per Second */
+      images_per_second?: number | null;
+      /** Learning Rate */
+      learning_rate?: number | null;
+      /** Seconds */
+      seconds?: number | null;
+      /** Train Loss */
+      train_loss?: number | null;
+      /** Validation Accuracy */
+      validation_accuracy?: number | null;
+      /** Validation Loss */
+      validation_loss?: number | null;
+    } & {
+      [key: string]: unknown;
+    };
     /** ErrorAnswer */
     ErrorAnswer: {
       error: components["schemas"]["ErrorBody"];
@@ -164,6 +388,49 @@ export interface components {
       field?: string | null;
       /** Message */
       message: string;
+    };
+    /** Gate */
+    Gate: {
+      /** Rules */
+      rules: components["schemas"]["GateRule"][];
+    };
+    /** GateRule */
+    GateRule: {
+      /** Held */
+      held: boolean;
+      /** Limit */
+      limit: number | null;
+      /** Name */
+      name: string;
+      /** Sentence */
+      sentence: string;
+      /** Unit */
+      unit: ("points" | "fraction" | "categories" | "corrections") | null;
+      /** Value */
+      value: number | null;
+    };
+    /** JudgedCorrection */
+    JudgedCorrection: {
+      /** Challenger Label */
+      challenger_label: string | null;
+      /** Champion Label */
+      champion_label: string | null;
+      /**
+       * Change
+       * @enum {string}
+       */
+      change: "fixed" | "broke" | "still wrong" | "still right";
+      /** Correction Id */
+      correction_id: string;
+      /** Image */
+      image: string;
+      /** Label */
+      label: string;
+      /**
+       * Split
+       * @enum {string}
+       */
+      split: "learned" | "exam";
     };
     /** LiveVersion */
     LiveVersion: {
@@ -241,6 +508,180 @@ export interface components {
       orchestrator_alive: boolean;
       /** Ui Url */
       ui_url: string;
+    };
+    /** ParamChange */
+    ParamChange: {
+      /** After */
+      after?: unknown;
+      /** Before */
+      before?: unknown;
+      /** Key */
+      key: string;
+    };
+    /**
+     * Report
+     * @description What the run has not got to, or what retention removed, is null; `missing` says what was removed.
+     * @example {
+     *       "added": {
+     *         "by_label": {
+     *           "cat": 40
+     *         },
+     *         "by_source": {
+     *           "correction": 40
+     *         },
+     *         "by_split": {
+     *           "holdout": 4,
+     *           "train": 32,
+     *           "validation": 4
+     *         },
+     *         "images": 40,
+     *         "withdrawn": 0
+     *       },
+     *       "categories": [
+     *         {
+     *           "challenger_recall": 0.91,
+     *           "champion_recall": 0.88,
+     *           "generated_images": 0,
+     *           "high": 0.937,
+     *           "id": 4,
+     *           "images": 300,
+     *           "low": 0.872,
+     *           "name": "cat"
+     *         }
+     *       ],
+     *       "champion_version": 3,
+     *       "commit": "5f0a7c3e8b1d2f6a9c4e7d1019a1c7e5f0a7c3e8",
+     *       "confusion": {
+     *         "categories": [
+     *           "cat",
+     *           "dog"
+     *         ],
+     *         "counts": [
+     *           [
+     *             273,
+     *             27
+     *           ],
+     *           [
+     *             20,
+     *             280
+     *           ]
+     *         ],
+     *         "of": "holdout"
+     *       },
+     *       "corrections": {
+     *         "broke": 1,
+     *         "fixed": 9,
+     *         "images": 12,
+     *         "items": [
+     *           {
+     *             "challenger_label": "cat",
+     *             "champion_label": "dog",
+     *             "change": "fixed",
+     *             "correction_id": "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a",
+     *             "image": "/images/doodles/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+     *             "label": "cat",
+     *             "split": "learned"
+     *           }
+     *         ],
+     *         "left_out": 11
+     *       },
+     *       "curve": [
+     *         {
+     *           "epoch": 1,
+     *           "epochs": 8,
+     *           "train_loss": 0.41,
+     *           "validation_accuracy": 0.9
+     *         }
+     *       ],
+     *       "dataset_version": 3,
+     *       "gate": {
+     *         "rules": [
+     *           {
+     *             "held": true,
+     *             "limit": -1,
+     *             "name": "holdout_not_worse",
+     *             "sentence": "a loss of 1 points on the holdout is ruled out",
+     *             "unit": "points",
+     *             "value": 0.4
+     *           }
+     *         ]
+     *       },
+     *       "holdout": {
+     *         "challenger": {
+     *           "accuracy": 0.924,
+     *           "high": 0.933,
+     *           "images": 3000,
+     *           "low": 0.914
+     *         },
+     *         "champion": {
+     *           "accuracy": 0.911,
+     *           "high": 0.921,
+     *           "images": 3000,
+     *           "low": 0.9
+     *         },
+     *         "difference": {
+     *           "high": 2.2,
+     *           "low": 0.4,
+     *           "points": 1.3
+     *         }
+     *       },
+     *       "missing": [],
+     *       "model": "doodles",
+     *       "params": {
+     *         "train": {
+     *           "epochs": 8
+     *         }
+     *       },
+     *       "params_changed": [
+     *         {
+     *           "after": 8,
+     *           "before": 6,
+     *           "key": "train.epochs"
+     *         }
+     *       ],
+     *       "run_id": 12,
+     *       "version": 4
+     *     }
+     */
+    Report: {
+      /** @description What its dataset version added; null when it made none. */
+      added: components["schemas"]["Added"] | null;
+      /** Categories */
+      categories: components["schemas"]["CategoryReport"][] | null;
+      /** Champion Version */
+      champion_version: number | null;
+      /**
+       * Commit
+       * @description Of the home, with tag `run-<id>`.
+       */
+      commit: string | null;
+      confusion: components["schemas"]["Confusion"] | null;
+      corrections: components["schemas"]["Corrections"] | null;
+      /** Curve */
+      curve: components["schemas"]["Epoch"][] | null;
+      /** Dataset Version */
+      dataset_version: number | null;
+      gate: components["schemas"]["Gate"] | null;
+      /** @description Generated and sample drawings kept out of training. */
+      generated: components["schemas"]["SliceReport"] | null;
+      holdout: components["schemas"]["SliceReport"] | null;
+      /** Missing */
+      missing: string[];
+      /** Model */
+      model: string;
+      /** Params */
+      params: {
+        [key: string]: unknown;
+      } | null;
+      /**
+       * Params Changed
+       * @description Against the run before; null: there is none.
+       */
+      params_changed: components["schemas"]["ParamChange"][] | null;
+      /** Run Id */
+      run_id: number;
+      /** Version */
+      version: number | null;
     };
     /** RuleOutcome */
     RuleOutcome: {
@@ -393,6 +834,26 @@ export interface components {
       /** Timezone */
       timezone: string;
     };
+    /**
+     * Side
+     * @description Fractions, 0..1; low and high: the ends of the interval.
+     */
+    Side: {
+      /** Accuracy */
+      accuracy: number;
+      /** High */
+      high: number;
+      /** Images */
+      images: number;
+      /** Low */
+      low: number;
+    };
+    /** SliceReport */
+    SliceReport: {
+      challenger: components["schemas"]["Side"] | null;
+      champion: components["schemas"]["Side"] | null;
+      difference: components["schemas"]["Difference"] | null;
+    };
     /** StageOfRun */
     StageOfRun: {
       /** Attempt */
@@ -531,6 +992,56 @@ export interface operations {
       };
     };
   };
+  show_image_images__model___sha256__get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        model: string;
+        sha256: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "image/png": unknown;
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
   show_overview_overview_get: {
     parameters: {
       query?: never;
@@ -633,6 +1144,112 @@ export interface operations {
         };
         content: {
           "application/json": components["schemas"]["Run"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  added_images_pipeline_runs__run_id__images_get: {
+    parameters: {
+      query?: {
+        limit?: number;
+        /** @description `next_before` of the page already seen. */
+        before?: number | null;
+        /** @description Only of this category. */
+        label?: string | null;
+        /** @description Only in this split. */
+        split?: string | null;
+      };
+      header?: never;
+      path: {
+        run_id: number;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["AddedImages"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  show_report_pipeline_runs__run_id__report_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        run_id: number;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["Report"];
         };
       };
       /** @description The request cannot be used as it is. */
