@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import anyio
@@ -18,6 +18,7 @@ from api.review import Decision, Reviewer
 from api.schemas import (
     CorrectionAnswer,
     CorrectionsPage,
+    Label,
     ReceiptAnswer,
     ReviewAnswer,
     ReviewDecision,
@@ -112,12 +113,24 @@ def corrections(
     before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
     model: Annotated[Text | None, Query(max_length=100)] = None,
     status: Annotated[CorrectionStatus | None, Query()] = None,
+    source: Annotated[Literal["correction", "sample", "review"] | None, Query()] = None,
+    reason: Annotated[Text | None, Query(max_length=500, description="How the reason begins.")] = None,
+    label: Annotated[Label | None, Query(max_length=200, description="What was said.")] = None,
     mine: Annotated[bool, Query(description="Only those of the actor who asks.")] = False,
 ) -> dict[str, Any]:
     actor = the.actors.known(request) if mine else None
     if mine and actor is None:
         return {"items": [], "next_before": None}
-    items = receipts.list_corrections(limit=limit, before=before, model=model, status=status, actor=actor)
+    items = receipts.list_corrections(
+        limit=limit,
+        before=before,
+        model=model,
+        status=status,
+        actor=actor,
+        source=source,
+        reason=reason,
+        label=label,
+    )
     return {"items": items, "next_before": items[-1]["correction_id"] if len(items) == limit else None}
 
 

@@ -209,13 +209,17 @@ def page(
     if version is not None:
         query = query.where(Prediction.version == version)
     if corrected is not None:
-        linked = select(Correction.id).where(Correction.prediction_id == Prediction.id).exists()
+        linked = (
+            select(Correction.id)
+            .where(Correction.prediction_id == Prediction.id, Correction.withdrawn_at.is_(None))
+            .exists()
+        )
         query = query.where(linked if corrected else ~linked)
     with session() as db:
         rows = db.execute(query.order_by(Prediction.id.desc()).limit(limit)).all()
         said = db.execute(
             select(Correction.prediction_id, Correction.label)
-            .where(Correction.prediction_id.in_([row.id for row in rows]))
+            .where(Correction.prediction_id.in_([row.id for row in rows]), Correction.withdrawn_at.is_(None))
             .order_by(Correction.received_at, Correction.id)
         )
         labels = dict(said.all())  # the latest one stays

@@ -261,6 +261,8 @@ class Prediction(Base):
     __tablename__ = "predictions"
     __table_args__ = (
         Index("ix_predictions_model_id", "model", "id"),
+        Index("ix_predictions_label_id", "label", "id"),
+        Index("ix_predictions_version_id", "version", "id"),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
 

@@ -136,8 +136,11 @@ def list_corrections(
     model: str | None = None,
     status: CorrectionStatus | None = None,
     actor: str | None = None,
+    source: str | None = None,
+    reason: str | None = None,
+    label: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Newest first. before: the last id of the page already seen."""
+    """Newest first. before: the last id of the page already seen. reason: how it begins."""
     query = select(Correction).order_by(Correction.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Correction.id < before)
@@ -147,6 +150,12 @@ def list_corrections(
         query = query.where(Correction.status == status)
     if actor is not None:
         query = query.where(Correction.actor == actor)
+    if source is not None:
+        query = query.where(Correction.source == source)
+    if reason is not None:
+        query = query.where(Correction.reason.startswith(reason, autoescape=True))
+    if label is not None:
+        query = query.where(Correction.label == label)
     with session() as db:
         return [as_json(correction) for correction in db.scalars(query)]
 

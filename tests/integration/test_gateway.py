@@ -525,6 +525,13 @@ def test_a_correction_is_taken_back_by_who_made_it_and_by_nobody_else(
     assert client.post(f"/corrections/{uuid.uuid4()}/withdraw").status_code == 404
     again = correct(client, "cat", pixels)  # said again, it is another one
     assert again["correction_id"] != kept["correction_id"]
+    spoken_of = client.post("/invocations/", json={"image": encoded(pixels)}).json()["prediction_id"]
+    wait_until(lambda: written(world, spoken_of))
+    about = correct(client, "dog", prediction_id=spoken_of)
+    assert client.get("/predictions", params={"corrected": True}).json()["items"][0]["corrected"] == "dog"
+    client.post(f"{about['receipt']}/withdraw")
+    newest = client.get("/predictions", params={"corrected": False}).json()["items"][0]
+    assert (newest["id"], newest["corrected"]) == (spoken_of, None)
     settled(world, again, status=CorrectionStatus.merged, dataset_version=9)
     taken = client.post(f"{again['receipt']}/withdraw").json()
     assert (taken["status"], taken["dataset_version"]) == ("merged", 9)
@@ -740,6 +747,30 @@ def test_corrections_are_listed_newest_first_and_by_status(client: httpx.Client,
     assert [i["correction_id"] for i in first["items"] + rest["items"]] == ids[::-1]
     assert rest["next_before"] is None
     assert not client.get("/corrections", params={"mine": True, "status": "merged"}).json()["items"]
+
+
+def test_corrections_are_filtered_by_source_reason_and_label(client: httpx.Client, world: World) -> None:
+    plain, odd, aside = (
+        correct(client, "cat"),
+        correct(client, "dog", source="sample"),
+        correct(client, "cat"),
+    )
+    settled(world, aside, status=CorrectionStatus.quarantined, reason="100%_certain: two people disagree")
+
+    def listed(**given: Any) -> list[str]:
+        response = client.get("/corrections", params={"mine": True, **given})
+        assert response.status_code == 200, response.text
+        return [item["correction_id"] for item in response.json()["items"]]
+
+    plain_id, odd_id, aside_id = (kept["correction_id"] for kept in (plain, odd, aside))
+    assert listed(source="sample") == [odd_id]
+    assert listed(source="correction") == [aside_id, plain_id]
+    assert listed(label=" cat ") == [aside_id, plain_id]
+    assert listed(reason="100%_certain") == [aside_id]
+    assert listed(reason="100__certain") == []  # no pattern
+    assert listed(reason="two people") == []
+    assert listed(label="cat", status="accepted", source="correction") == [plain_id]
+    assert client.get("/corrections", params={"source": "nobody"}).status_code == 400
 
 
 # Models and runs

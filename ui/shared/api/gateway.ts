@@ -1379,6 +1379,11 @@ export interface operations {
         before?: string | null;
         model?: string | null;
         status?: components["schemas"]["CorrectionStatus"] | null;
+        source?: ("correction" | "sample" | "review") | null;
+        /** @description How the reason begins. */
+        reason?: string | null;
+        /** @description What was said. */
+        label?: string | null;
         /** @description Only those of the actor who asks. */
         mine?: boolean;
       };
