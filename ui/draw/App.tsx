@@ -7,12 +7,16 @@ import { useAddresses } from "../shared/others.ts";
 import { Unsent } from "./correct/Unsent.tsx";
 import { ModelChoice } from "./model.tsx";
 import { Draw } from "./pages/Draw.tsx";
+import { History } from "./pages/History.tsx";
 import { OneReceipt, Receipts } from "./pages/Receipts.tsx";
+import { Upload } from "./pages/Upload.tsx";
 import { useRefresh } from "./refresh.ts";
 
 const PAGES: readonly Page[] = [
   { path: "/", name: "Draw" },
+  { path: "/upload", name: "Upload" },
   { path: "/receipts", name: "Receipts" },
+  { path: "/history", name: "History" },
 ];
 
 export function App() {
@@ -28,6 +32,12 @@ export function App() {
       <Switch>
         <Route path="/">
           <Draw />
+        </Route>
+        <Route path="/upload">
+          <Upload />
+        </Route>
+        <Route path="/history">
+          <History />
         </Route>
         <Route path="/receipts">
           <Receipts />

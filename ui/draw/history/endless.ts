@@ -55,6 +55,7 @@ export class EndlessList<T> {
   end(): void {
     this.request?.abort();
     this.request = null;
+    this.become({ isLoading: false });
   }
 
   private async fetch(before: string | null, put: (items: T[]) => T[]): Promise<void> {

@@ -1,0 +1,252 @@
+/** Pictures from the disk, the clipboard or the camera: what the model sees in them, and the same ways to correct it. */
+import { type DragEvent, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { gateway } from "../../shared/api/client.ts";
+import { toBase64 } from "../../shared/base64.ts";
+import { Button } from "../../shared/components/Button.tsx";
+import { Pixels } from "../../shared/components/Pixels.tsx";
+import { counted, percent } from "../../shared/format.ts";
+import { Bars } from "../answer/Bars.tsx";
+import { Word } from "../answer/Word.tsx";
+import { Correct } from "../correct/Correct.tsx";
+import { newKey, outbox, useOutbox } from "../correct/outbox.ts";
+import { type Model, WithModel } from "../model.tsx";
+import { ReceiptCard } from "../receipts/ReceiptCard.tsx";
+import { tray, type Upload as Uploaded } from "../upload/tray.ts";
+import "./Upload.css";
+
+export function Upload() {
+  return <WithModel>{(model) => <Page model={model} />}</WithModel>;
+}
+
+function Page({ model }: { model: Model }) {
+  const all = useSyncExternalStore(tray.watch, () => tray.uploads);
+  const uploads = all.filter((each) => each.model === model.name);
+  const unreadable = uploads.filter((each) => each.unreadable !== null);
+  const shown = uploads.filter((each) => each.unreadable === null);
+  usePaste(model.name);
+  return (
+    <div className="stack">
+      <div>
+        <h1>Upload pictures</h1>
+        <p className="soft">
+          For <b>{model.name}</b>, which sees {model.input.width} × {model.input.height} pixels
+          {model.input.mode === "RGB" ? " in colour" : " in grey"}. PNG, JPEG, WebP, and whatever else this
+          browser can show.
+        </p>
+      </div>
+      <DropPlace model={model.name} />
+      {unreadable.length > 0 && <Unread uploads={unreadable} />}
+      {shown.length > 1 && (
+        <div className="row">
+          <p aria-live="polite">
+            {counted(shown.filter(({ answer }) => answer !== null).length, "picture")} answered of{" "}
+            {shown.length}
+          </p>
+          <Button kind="quiet" onClick={() => tray.remove(shown.map(({ id }) => id))}>
+            Take all away
+          </Button>
+        </div>
+      )}
+      <ul className="upload-list">
+        {shown.map((upload) => (
+          <li key={upload.id}>
+            <One upload={upload} model={model} />
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}
+
+function DropPlace({ model }: { model: string }) {
+  const [over, setOver] = useState(false);
+  const files = useRef<HTMLInputElement>(null);
+  const camera = useRef<HTMLInputElement>(null);
+  const hasTouch = matchMedia("(pointer: coarse)").matches;
+  const drop = (event: DragEvent) => {
+    event.preventDefault();
+    setOver(false);
+    tray.put(event.dataTransfer.files, model);
+  };
+  const take = (input: HTMLInputElement) => {
+    tray.put(input.files ?? [], model);
+    input.value = ""; // the same file may come again
+  };
+  return (
+    // biome-ignore lint/a11y/noStaticElementInteractions: dropping is a further way; the button is the one for everybody
+    <div
+      className="upload-drop"
+      data-over={over || undefined}
+      onDragOver={(event) => {
+        event.preventDefault();
+        setOver(true);
+      }}
+      onDragLeave={() => setOver(false)}
+      onDrop={drop}
+    >
+      <p className="upload-drop-words">Drop pictures here, or paste them</p>
+      <div className="row">
+        <Button kind="primary" onClick={() => files.current?.click()}>
+          Choose pictures
+        </Button>
+        {hasTouch && <Button onClick={() => camera.current?.click()}>Take a photo</Button>}
+      </div>
+      <input
+        ref={files}
+        type="file"
+        accept="image/*"
+        multiple
+        hidden
+        aria-label="Pictures"
+        onChange={(event) => take(event.target)}
+      />
+      <input
+        ref={camera}
+        type="file"
+        accept="image/*"
+        capture="environment"
+        hidden
+        aria-label="Photo"
+        onChange={(event) => take(event.target)}
+      />
+    </div>
+  );
+}
+
+function usePaste(model: string): void {
+  useEffect(() => {
+    const pasted = (event: ClipboardEvent) => {
+      const files = event.clipboardData?.files ?? [];
+      if (files.length > 0) tray.put(files, model);
+    };
+    addEventListener("paste", pasted);
+    return () => removeEventListener("paste", pasted);
+  }, [model]);
+}
+
+function Unread({ uploads }: { uploads: readonly Uploaded[] }) {
+  return (
+    <section className="upload-unread" role="alert">
+      <p>
+        <b>{counted(uploads.length, "file")} cannot be read</b> and {uploads.length === 1 ? "was" : "were"}{" "}
+        left out:
+      </p>
+      <ul>
+        {uploads.map(({ id, name, unreadable }) => (
+          <li key={id}>
+            <b>{name}</b>: {unreadable}
+          </li>
+        ))}
+      </ul>
+      <Button onClick={() => tray.remove(uploads.map(({ id }) => id))}>Close</Button>
+    </section>
+  );
+}
+
+function One({ upload, model }: { upload: Uploaded; model: Model }) {
+  const { id, name, preview, answer, error, said } = upload;
+  return (
+    <article className="upload" aria-label={name}>
+      <div className="upload-pictures">
+        <figure>
+          <img className="upload-original" src={preview} alt={name} width={132} height={132} />
+          <figcaption className="soft small">yours</figcaption>
+        </figure>
+        <figure>
+          {answer?.prediction_id ? (
+            <Pixels
+              src={gateway.url("/predictions/{prediction_id}/image", {
+                path: { prediction_id: answer.prediction_id },
+              })}
+              alt={`${name} as the model sees it`}
+              size={132}
+            />
+          ) : (
+            <span className="upload-later" />
+          )}
+          <figcaption className="soft small">
+            what the model sees, {model.input.width} × {model.input.height}
+          </figcaption>
+        </figure>
+      </div>
+      <div className="upload-answer">
+        <p className="upload-name soft small" title={name}>
+          {name}
+        </p>
+        <p className="upload-word">
+          {answer ? (
+            <>
+              <Word label={answer.label} corrected={said?.label} size="small" />{" "}
+              <span className="soft">
+                {percent(answer.confidence, 0)} sure
+                {answer.version !== null && `, version ${answer.version}`}
+              </span>
+            </>
+          ) : error ? (
+            <b>No answer</b>
+          ) : (
+            <span className="soft">Looking</span>
+          )}
+        </p>
+        {error && !answer ? (
+          <div className="upload-error" role="alert">
+            <p>{error.message}</p>
+            <Button onClick={() => tray.again(id)}>Ask again</Button>
+          </div>
+        ) : (
+          <Bars probabilities={answer?.probabilities ?? null} shown={3} />
+        )}
+      </div>
+      <div className="upload-say">
+        <Say upload={upload} model={model} />
+        <Button kind="quiet" onClick={() => tray.remove([id])} aria-label={`Take ${name} away`}>
+          Take away
+        </Button>
+      </div>
+    </article>
+  );
+}
+
+function Say({ upload, model }: { upload: Uploaded; model: Model }) {
+  const [open, setOpen] = useState(false);
+  const { sent } = useOutbox();
+  const { id, data, answer, said } = upload;
+  const say = async (label: string) => {
+    if (data === null) return;
+    const key = newKey();
+    tray.say(id, { key, label });
+    await outbox.add({
+      key,
+      model: upload.model,
+      label,
+      image: toBase64(new Uint8Array(await data.arrayBuffer())),
+      predictionId: answer?.prediction_id ?? null,
+      source: "correction",
+    });
+  };
+  if (said !== null) {
+    const receipt = sent.get(said.key);
+    return receipt ? (
+      <ReceiptCard id={receipt.correction_id} />
+    ) : (
+      <p className="soft">Kept in this browser.</p>
+    );
+  }
+  if (data === null) return null;
+  if (open || answer === null) {
+    return (
+      <Correct
+        model={model}
+        answer={answer}
+        likely={answer?.probabilities ?? {}}
+        onSay={(label) => void say(label)}
+      />
+    );
+  }
+  return (
+    <div className="row">
+      <Button onClick={() => void say(answer.label)}>Right</Button>
+      <Button onClick={() => setOpen(true)}>No, it is …</Button>
+    </div>
+  );
+}
