@@ -2,7 +2,8 @@
  * What the viewer's pages ask for, and in which shape it comes. The viewer's own OpenAPI leaves its answers open, so
  * the shapes are written down here, as viewer/app.py tells them.
  */
-import { gateway, viewer } from "../shared/api/client.ts";
+import { type GatewayComponents, gateway, viewer } from "../shared/api/client.ts";
+import type { components as ViewerComponents } from "../shared/api/viewer.ts";
 import type { Run, StageName } from "../shared/runs.ts";
 
 type Asked = {
@@ -12,47 +13,18 @@ type Asked = {
   timeoutMs?: number;
 };
 const askViewer = viewer.get as unknown as <Answer>(path: string, asked?: Asked) => Promise<Answer>;
-const askGateway = gateway.get as unknown as <Answer>(path: string, asked?: Asked) => Promise<Answer>;
-const tellGateway = gateway.post as unknown as <Answer>(
-  path: string,
-  asked?: Asked & { body?: unknown },
-) => Promise<Answer>;
+type Schemas = ViewerComponents["schemas"];
+
+export type Overview = Schemas["Overview"];
+export type ModelOverview = Schemas["ModelOverview"];
 
 /** Medians of the last runs that went through. */
-export interface RunEstimate {
-  seconds: number;
-  runs: number;
+export type RunEstimate = Omit<Schemas["RunEstimate"], "stages"> & {
   stages: Partial<Record<StageName, number>>;
-}
-
-export interface ModelOverview {
-  name: string;
-  champion: { version: number; since: string | null; holdout_accuracy: number | null } | null;
-  promotion_paused_at: string | null;
-  waiting: {
-    corrections: number;
-    missing_for_a_run: number;
-    /** Null: no number of corrections starts a run by itself. */
-    missing_for_the_trigger: number | null;
-    /** Images in the dataset that the next run takes out again. */
-    withdrawals?: number;
-  };
-  schedule: { cron: string; timezone: string; next_at: string | null } | null;
-  active_run: number | null;
-  run_estimate: RunEstimate | null;
-  quarantined: number;
-}
-
-export interface Overview {
-  models: ModelOverview[];
-  orchestrator_alive: boolean;
-  mlflow_url: string | null;
-  gateway_url: string | null;
-  ui_url: string | null;
-}
+};
 
 export const askOverview = (signal?: AbortSignal): Promise<Overview> =>
-  askViewer("/overview", signal ? { signal } : {});
+  viewer.get("/overview", signal ? { signal } : {});
 
 export interface RunFilter {
   model: string | null;
@@ -78,104 +50,32 @@ export const askRuns = (
 export const askRun = (run_id: number, signal?: AbortSignal): Promise<Run> =>
   askViewer("/pipeline_runs/{run_id}", { path: { run_id }, ...(signal && { signal }) });
 
-/** Of one side on the holdout; low and high are the ends of the 95 % interval. Fractions, 0 to 1. */
-export interface HoldoutSide {
-  accuracy: number;
-  low: number | null;
-  high: number | null;
-  images: number;
-}
-
-export interface CategoryRecall {
-  id: number;
-  name: string;
-  images: number;
-  champion_recall: number | null;
-  challenger_recall: number | null;
-  low: number | null;
-  high: number | null;
-}
-
-export type Change = "fixed" | "broke" | "still wrong" | "still right";
-
-export interface JudgedCorrection {
-  correction_id: string;
-  label: string;
-  image: string;
-  split: "learned" | "exam";
-  champion_label: string | null;
-  challenger_label: string | null;
-  change: Change;
-}
-
-export interface Epoch {
-  epoch: number;
-  epochs: number;
-  loss?: number | null;
-  train_loss?: number | null;
-  validation_loss?: number | null;
-  validation_accuracy?: number | null;
-  learning_rate?: number | null;
-  seconds?: number | null;
-}
-
-export interface Added {
-  images: number;
-  by_label: Record<string, number>;
-  by_source: Record<string, number>;
-  by_split: Record<string, number>;
-}
-
-export interface GateRule {
-  name: string;
-  limit: unknown;
-  value: unknown;
-  held: boolean;
-  sentence?: string | null;
-}
-
 /** Whatever a run has not got to, or what retention took away, is null. */
-export interface Report {
-  run_id: number;
-  model: string;
-  version: number | null;
-  champion_version: number | null;
-  dataset_version: number | null;
-  commit: string | null;
-  holdout: {
-    champion: HoldoutSide | null;
-    challenger: HoldoutSide | null;
-    difference: { points: number; low: number | null; high: number | null } | null;
-  } | null;
-  categories: CategoryRecall[] | null;
-  confusion: { categories: string[]; counts: number[][]; missing: string | null } | null;
-  corrections: { fixed: number; broke: number; items: JudgedCorrection[] } | null;
-  curve: Epoch[] | null;
-  params: Record<string, unknown> | null;
-  params_changed: { key: string; before: unknown; after: unknown }[] | null;
-  added: Added | null;
-  gate: { rules: GateRule[] } | null;
-  missing?: string[] | null;
-}
+export type Report = Schemas["Report"];
+export type HoldoutSide = Schemas["Side"];
+type Generated = "generated_images" | "champion_generated_recall" | "challenger_generated_recall";
+export type CategoryRecall = Omit<Schemas["CategoryReport"], Generated> &
+  Partial<Pick<Schemas["CategoryReport"], Generated>>;
+export type JudgedCorrection = Schemas["JudgedCorrection"];
+export type Change = JudgedCorrection["change"];
+export type GateRule = Schemas["GateRule"];
+export type Epoch = Pick<
+  Schemas["Epoch"],
+  "epoch" | "epochs" | "train_loss" | "validation_loss" | "validation_accuracy" | "seconds"
+>;
+export type Added = Schemas["Added"];
+export type AddedImage = Schemas["AddedImage"];
 
 export const askReport = (run_id: number, signal?: AbortSignal): Promise<Report> =>
-  askViewer("/pipeline_runs/{run_id}/report", { path: { run_id }, ...(signal && { signal }) });
-
-export interface AddedImage {
-  sha256: string;
-  label: string;
-  source: string;
-  split: string;
-  image: string;
-}
+  viewer.get("/pipeline_runs/{run_id}/report", { path: { run_id }, ...(signal && { signal }) });
 
 export const askAddedImages = (
   run_id: number,
   filter: { label: string | null; split: string | null },
-  before: string | number | null,
+  before: number | null,
   signal?: AbortSignal,
-): Promise<{ items: AddedImage[]; next_before: string | number | null }> =>
-  askViewer("/pipeline_runs/{run_id}/images", {
+) =>
+  viewer.get("/pipeline_runs/{run_id}/images", {
     path: { run_id },
     query: { ...filter, before, limit: 100 },
     ...(signal && { signal }),
@@ -187,6 +87,7 @@ export interface Version {
   created_at: string;
   dataset_version: number | null;
   verdict_sentence: string | null;
+  /** It was live at some time, or is. */
   promoted: boolean;
   holdout_accuracy: number | null;
   figures: Record<string, unknown> | null;
@@ -225,6 +126,18 @@ export const askLive = (
 export interface Comparison {
   a: Version;
   b: Version;
+  /** Both asked about the same images now; the difference is b less a. */
+  holdout?: {
+    of: "holdout" | "generated";
+    dataset_version: number;
+    images: number;
+    sampled_from: number;
+    a: HoldoutSide;
+    b: HoldoutSide;
+    difference: { points: number; low: number | null; high: number | null };
+  } | null;
+  /** What could not be compared, and why. */
+  missing?: string[];
   categories: { name: string; a_recall: number | null; b_recall: number | null; images: number }[] | null;
   differ: {
     count: number;
@@ -252,28 +165,14 @@ export const askComparison = (
     ...(signal && { signal }),
   });
 
-export interface ListedCorrection {
-  correction_id: string;
-  model: string;
-  image_sha256: string;
-  label: string;
-  source: string;
-  status: string;
-  reason: string | null;
-  dataset_version: number | null;
-  received_at: string;
-  image: string;
-  reviewed_at?: string | null;
-  reviewed_by?: string | null;
-  review?: string | null;
-  withdrawn_at?: string | null;
-}
+export type ListedCorrection = GatewayComponents["schemas"]["CorrectionItem"];
 
 export interface CorrectionFilter {
   model: string | null;
-  status: string;
+  status: GatewayComponents["schemas"]["CorrectionStatus"];
   reason: string | null;
   label: string | null;
+  /** As the address has it: the gateway refuses one it does not know. */
   source: string | null;
 }
 
@@ -281,29 +180,21 @@ export const askCorrections = (
   filter: Partial<CorrectionFilter>,
   before: string | null,
   signal?: AbortSignal,
-): Promise<{ items: ListedCorrection[]; next_before: string | null }> =>
-  askGateway("/corrections", { query: { ...filter, before, limit: 200 }, ...(signal && { signal }) });
+) =>
+  gateway.get("/corrections", {
+    query: { ...filter, source: (filter.source ?? null) as Source, before, limit: 200 },
+    ...(signal && { signal }),
+  });
 
-export type Action = "accept" | "relabel" | "reject";
+type Source = "correction" | "sample" | "review" | null;
 
-export interface Decision {
-  correction_id: string;
-  action: Action;
-  label?: string;
-}
+export type Decision = GatewayComponents["schemas"]["ReviewDecision"];
+export type Action = Decision["action"];
 
-export interface Decided {
-  correction_id: string;
-  status: string;
-  reason: string | null;
-  new_correction_id?: string | null;
-}
+export const review = (decisions: Decision[]) => gateway.post("/corrections/review", { body: { decisions } });
 
-export const review = (decisions: Decision[]): Promise<{ results: Decided[] }> =>
-  tellGateway("/corrections/review", { body: { decisions } });
-
-export const promote = (name: string, version: number, reason: string): Promise<unknown> =>
-  tellGateway("/models/{name}/promote", { path: { name }, body: { version, reason } });
+export const promote = (name: string, version: number, reason: string) =>
+  gateway.post("/models/{name}/promote", { path: { name }, body: { version, reason } });
 
 /** Addresses in answers begin with the root of the service that has them. */
 export function shownAt(address: string): string {

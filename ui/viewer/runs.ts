@@ -132,11 +132,11 @@ export function secondsLeft(
 
 /** Seconds that the epochs still to come take, at the pace of those done; null before the first. */
 export function epochsLeftSeconds(
-  epochs: readonly { epoch: number; epochs: number; seconds?: number | null }[],
+  epochs: readonly { epoch: number; epochs?: number | null; seconds?: number | null }[],
 ): number | null {
   const last = epochs.at(-1);
   const timed = epochs.flatMap(({ seconds }) => (typeof seconds === "number" ? [seconds] : []));
-  if (last === undefined || timed.length === 0) return null;
+  if (!last?.epochs || timed.length === 0) return null;
   return ((last.epochs - last.epoch) * timed.reduce((sum, seconds) => sum + seconds, 0)) / timed.length;
 }
 

@@ -103,6 +103,12 @@ export function Corrections() {
 /** "conflict" of "conflict: another person gave this image another label". */
 const kindOf = (reason: string | null): string => reason?.split(":")[0]?.trim() ?? "";
 
+/** Decided ones are still what they were: a correction that waited is replaced by the reviewer's. */
+function statusOf(show: Show, was: string | null): CorrectionFilter["status"] {
+  if (show === "waiting") return "accepted";
+  return show === "decided" && was === "waiting" ? "superseded" : "quarantined";
+}
+
 type Pages = InfiniteData<{ items: ListedCorrection[]; next_before: string | null }, string | null>;
 
 function useCorrections(filter: Partial<CorrectionFilter>, show: Show) {
@@ -125,9 +131,10 @@ function Inbox({ model, show }: { model: string; show: Show }) {
   const [reason] = useParameter("reason");
   const [label] = useParameter("label");
   const [source] = useParameter("source");
+  const [was] = useParameter("was");
   const filter = useMemo(
-    () => ({ model, status: show === "waiting" ? "accepted" : "quarantined", reason, label, source }),
-    [model, show, reason, label, source],
+    () => ({ model, status: statusOf(show, was), reason, label, source }),
+    [model, show, was, reason, label, source],
   );
   const { query, items } = useCorrections(filter, show);
   const categories = useQuery({
@@ -146,6 +153,14 @@ function Inbox({ model, show }: { model: string; show: Show }) {
   return (
     <>
       <div className="row corrections-filters">
+        {show === "decided" && (
+          <Filter
+            name="It was"
+            parameter="was"
+            all="Set aside, or rejected"
+            options={[["waiting", "Waiting, now relabelled"]]}
+          />
+        )}
         {show !== "waiting" && (
           <Filter name="Why" parameter="reason" all="Any reason" options={reasons.map((one) => [one, one])} />
         )}
@@ -220,7 +235,11 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
   const [asking, setAsking] = useState<Action | null>(null);
   const [label, setLabel] = useState<string | null>(null);
   const ids = useMemo(() => items.map(({ correction_id }) => correction_id), [items]);
-  const wanted = meant(selection, ids);
+  const wanted = useMemo(() => meant(selection, ids), [selection, ids]);
+  const chosen = useMemo(() => {
+    const all = new Set(wanted);
+    return items.filter(({ correction_id }) => all.has(correction_id));
+  }, [items, wanted]);
   const canDecide = show !== "decided";
 
   const deciding = useMutation({
@@ -267,7 +286,7 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
       wanted.map((correction_id) => ({ correction_id, action, ...(as !== null && { label: as }) })),
     );
   const begin = (action: Action) => {
-    if (wanted.length === 0 || deciding.isPending || whyNot(action, show, wanted.length)) return;
+    if (wanted.length === 0 || deciding.isPending || whyNot(action, show, chosen)) return;
     if (action === "relabel" || wanted.length > MANY) setAsking(action);
     else decide(action);
   };
@@ -297,7 +316,7 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
             {show === "aside" && (
               <Button
                 kind="primary"
-                because={whyNot("accept", show, wanted.length)}
+                because={whyNot("accept", show, chosen)}
                 busy={deciding.isPending}
                 onClick={() => begin("accept")}
               >
@@ -305,7 +324,7 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
               </Button>
             )}
             <Button
-              because={whyNot("relabel", show, wanted.length)}
+              because={whyNot("relabel", show, chosen)}
               busy={deciding.isPending}
               onClick={() => begin("relabel")}
             >
@@ -313,7 +332,7 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
             </Button>
             <Button
               kind="danger"
-              because={whyNot("reject", show, wanted.length)}
+              because={whyNot("reject", show, chosen)}
               busy={deciding.isPending}
               onClick={() => begin("reject")}
             >
@@ -343,17 +362,14 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
         onClose={() => setAsking(null)}
       >
         <div className="corrections-asked">
-          {items
-            .filter(({ correction_id }) => wanted.includes(correction_id))
-            .slice(0, 5)
-            .map((item) => (
-              <Pixels
-                key={item.correction_id}
-                src={shownAt(item.image)}
-                alt={`said to be ${item.label}`}
-                size={56}
-              />
-            ))}
+          {chosen.slice(0, 5).map((item) => (
+            <Pixels
+              key={item.correction_id}
+              src={shownAt(item.image)}
+              alt={`said to be ${item.label}`}
+              size={56}
+            />
+          ))}
         </div>
         <LabelPicker
           categories={categories}
@@ -385,12 +401,13 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
   );
 }
 
-function whyNot(action: Action, show: Show, wanted: number): string | undefined {
-  if (wanted === 0) return "Choose images first";
+function whyNot(action: Action, show: Show, chosen: readonly ListedCorrection[]): string | undefined {
+  if (chosen.length === 0) return "Choose images first";
   if (show === "waiting" && action === "accept") return "They are accepted already";
+  if (action !== "reject" && chosen.some(({ source }) => source === "sample"))
+    return "A sample can only be rejected";
   return undefined;
 }
-
 interface GridProps {
   items: readonly ListedCorrection[];
   ids: readonly string[];

@@ -105,7 +105,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
           </div>
         </div>
       </div>
-      <VerdictSentence run={run} />
+      <VerdictSentence run={run} rules={data?.gate?.rules ?? []} />
       {run.verdict === null && run.message && (
         <p className="run-message" data-status={run.status}>
           {run.message}
@@ -176,7 +176,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
       {data && (
         <>
           <div className="run-pictures">
-            <Holdout run={run} report={data} />
+            <Holdout report={data} />
             {data.categories && <Categories categories={data.categories} />}
           </div>
           {data.corrections && <Corrections corrections={data.corrections} />}

@@ -27,7 +27,7 @@ export function Added({ runId, datasetVersion, added }: Props) {
   const images = useInfiniteQuery({
     queryKey: ["runs", "images", runId, label, split],
     queryFn: ({ pageParam, signal }) => askAddedImages(runId, { label, split }, pageParam, signal),
-    initialPageParam: null as string | number | null,
+    initialPageParam: null as number | null,
     getNextPageParam: (page) => page.next_before,
     staleTime: Number.POSITIVE_INFINITY, // a dataset version never changes
     enabled: added.images > 0,
@@ -45,6 +45,7 @@ export function Added({ runId, datasetVersion, added }: Props) {
         {sentence(added.by_source, (source) => source)}
         {Object.keys(added.by_split).length > 0 &&
           `; ${sentence(added.by_split, (one) => SPLITS[one] ?? one)}`}
+        {(added.withdrawn ?? 0) > 0 && `; ${counted(added.withdrawn ?? 0, "image")} taken out`}
       </p>
       {added.images > 0 && (
         <>
@@ -72,8 +73,8 @@ export function Added({ runId, datasetVersion, added }: Props) {
             items={items.map(({ sha256, image, label, source, split }) => ({
               key: sha256,
               image,
-              alt: `${label}, ${source}`,
-              title: label,
+              alt: `${label ?? "withdrawn"}, ${source}`,
+              title: label ?? "withdrawn",
               lines: [source, SPLITS[split] ?? split],
             }))}
             more={images.hasNextPage ? () => void images.fetchNextPage() : undefined}

@@ -9,9 +9,10 @@ import { DataTable } from "../../shared/components/DataTable.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { Failed, Loading } from "../../shared/components/states.tsx";
 import { count, counted, percent } from "../../shared/format.ts";
-import { askComparison, type Comparison, type Version } from "../data.ts";
+import { askComparison, type Comparison, type HoldoutSide, type Version } from "../data.ts";
 import "./Compare.css";
 import { ImageGrid } from "./ImageGrid.tsx";
+import { type IntervalRow, Intervals } from "./Intervals.tsx";
 import { Categories } from "./Verdict.tsx";
 
 interface Props {
@@ -71,6 +72,7 @@ export function Compare({ name, versions, live }: Props) {
         {isPair && answer.data && (
           <div className="stack compare" aria-busy={answer.isPlaceholderData}>
             <Figures comparison={answer.data} />
+            <SameImages comparison={answer.data} />
             <Differ comparison={answer.data} />
             {answer.data.categories && answer.data.categories.length > 0 && (
               <Categories
@@ -141,7 +143,7 @@ function Figures({ comparison: { a, b } }: { comparison: Comparison }) {
     ["Trained on", ({ dataset_version: dataset }) => (dataset === null ? "unknown" : `dataset ${dataset}`)],
     ["Made", ({ created_at }) => <LocalTime at={created_at} />],
     ["By", ({ run_id }) => (run_id === null ? "–" : <Link href={`/runs/${run_id}`}>run {run_id}</Link>)],
-    ["The gate said", ({ promoted }) => (promoted ? "better" : "not better")],
+    ["The gate said", ({ verdict_sentence: sentence }) => <span className="small">{sentence ?? "–"}</span>],
     ["Was live", ({ live }) => (live.length === 0 ? "never" : counted(live.length, "time"))],
   ];
   return (
@@ -158,14 +160,59 @@ function Figures({ comparison: { a, b } }: { comparison: Comparison }) {
   );
 }
 
+/** Both asked about the same images just now. */
+function SameImages({ comparison: { a, b, holdout, missing = [] } }: { comparison: Comparison }) {
+  const row = (name: string, { accuracy, low, high }: HoldoutSide, strong: boolean): IntervalRow => ({
+    name,
+    value: 100 * accuracy,
+    low: low === null ? null : 100 * low,
+    high: high === null ? null : 100 * high,
+    strong,
+  });
+  return (
+    <>
+      {holdout && (
+        <section className="stack">
+          <h3>
+            Both asked about the same {counted(holdout.images, of(holdout.of))}
+            <span className="soft small">
+              {" "}
+              of dataset {holdout.dataset_version}
+              {holdout.sampled_from > holdout.images && `, of ${count(holdout.sampled_from)} there are`}
+            </span>
+          </h3>
+          <Intervals
+            rows={[
+              row(`Version ${a.version}`, holdout.a, false),
+              row(`Version ${b.version}`, holdout.b, true),
+            ]}
+            unit="%"
+            limits={[0, 100]}
+          />
+          <Intervals
+            rows={[
+              {
+                name: `${b.version} less ${a.version}`,
+                value: holdout.difference.points,
+                low: holdout.difference.low,
+                high: holdout.difference.high,
+              },
+            ]}
+            unit="points"
+            zero
+            signed
+          />
+        </section>
+      )}
+      {missing.length > 0 && <p className="soft small">Not compared: {missing.join("; ")}.</p>}
+    </>
+  );
+}
+
+const of = (slice: "holdout" | "generated") => (slice === "holdout" ? "holdout image" : "generated image");
+
 function Differ({ comparison: { a, b, differ } }: { comparison: Comparison }) {
-  if (differ === null) {
-    return (
-      <p className="soft">
-        Their weights are no longer there, so they cannot be asked about the same images.
-      </p>
-    );
-  }
+  if (differ === null) return null;
   if (differ.count === 0) return <p>They answer the same to every image that both were asked about.</p>;
   return (
     <section className="stack">

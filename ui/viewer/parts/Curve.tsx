@@ -20,7 +20,7 @@ export function Curve({ epochs }: { epochs: readonly Epoch[] }) {
       <Plot epochs={epochs} />
       <p className="small soft" role="status">
         {last &&
-          `Epoch ${last.epoch} of ${last.epochs}${
+          `Epoch ${last.epoch}${last.epochs ? ` of ${last.epochs}` : ""}${
             typeof last.validation_accuracy === "number"
               ? `: ${percent(last.validation_accuracy)} of the validation images are right`
               : ""
@@ -52,7 +52,7 @@ export function Curve({ epochs }: { epochs: readonly Epoch[] }) {
   );
 }
 
-const lossOf = (epoch: Epoch): number | null => epoch.train_loss ?? epoch.loss ?? null;
+const lossOf = (epoch: Epoch): number | null => epoch.train_loss ?? null;
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 function watchColours(told: () => void): () => void {
@@ -136,7 +136,7 @@ function Plot({ epochs }: { epochs: readonly Epoch[] }) {
   return <div ref={place} className="curve-plot" aria-hidden="true" />;
 }
 
-const shownEpochs = (epochs: readonly Epoch[]): number => epochs.at(-1)?.epochs ?? 1;
+const shownEpochs = (epochs: readonly Epoch[]): number => epochs.at(-1)?.epochs ?? epochs.length;
 
 function dataOf(epochs: readonly Epoch[]): uPlot.AlignedData {
   return [

@@ -88,12 +88,8 @@ export function ModelPanel({ model, isAlive }: Props) {
 
 /** A row of places, one a correction that a run needs; a bar when these are many. */
 function Waiting({ model }: { model: ModelOverview }) {
-  const {
-    corrections,
-    missing_for_a_run: missing,
-    missing_for_the_trigger: toTrigger,
-    withdrawals = 0,
-  } = model.waiting;
+  const { corrections, missing_for_a_run: missing, missing_for_the_trigger: toTrigger } = model.waiting;
+  const withdrawals = Number(model.waiting.withdrawals ?? 0);
   const needed = corrections + missing;
   const href = `/corrections?model=${encodeURIComponent(model.name)}`;
   return (

@@ -91,7 +91,7 @@ function Progress({ stage, usual, epochs, now }: ProgressProps) {
   if (stage?.status !== "running")
     return <span className="rail-track" data-full={stage !== null || undefined} />;
   const last = epochs.at(-1);
-  const share = last
+  const share = last?.epochs
     ? last.epoch / last.epochs
     : Math.min(0.95, usual ? (stageSeconds(stage, now) ?? 0) / usual : 0.1);
   return (

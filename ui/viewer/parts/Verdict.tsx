@@ -6,12 +6,18 @@ import { Card } from "../../shared/components/Card.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { count, counted, percent } from "../../shared/format.ts";
 import type { Run } from "../../shared/runs.ts";
-import type { CategoryRecall, Change, JudgedCorrection, Report } from "../data.ts";
+import type { CategoryRecall, Change, GateRule, HoldoutSide, JudgedCorrection, Report } from "../data.ts";
 import { ImageGrid } from "./ImageGrid.tsx";
 import { type IntervalRow, Intervals } from "./Intervals.tsx";
 import "./Verdict.css";
 
-export function VerdictSentence({ run }: { run: Run }) {
+interface SentenceProps {
+  run: Run;
+  /** With the limits and what was measured, once the report is there. */
+  rules: readonly GateRule[];
+}
+
+export function VerdictSentence({ run, rules }: SentenceProps) {
   if (run.verdict === null) return null;
   const isPromoted = Boolean(run.verdict.promoted ?? run.verdict.promote);
   const reasons = (run.verdict.reasons ?? []) as { name: string; passed: boolean; sentence: string }[];
@@ -27,6 +33,7 @@ export function VerdictSentence({ run }: { run: Run }) {
                 word={passed ? "holds" : "does not hold"}
               />
               <span>{sentence}</span>
+              <Measured rule={rules.find((rule) => rule.name === name)} />
             </li>
           ))}
         </ul>
@@ -35,72 +42,74 @@ export function VerdictSentence({ run }: { run: Run }) {
   );
 }
 
-type Figures = Record<string, number | undefined>;
+function Measured({ rule }: { rule: GateRule | undefined }) {
+  if (!rule || rule.value === null || rule.limit === null) return null;
+  const { value, limit, unit } = rule;
+  const write = (number: number) =>
+    unit === "fraction"
+      ? percent(number)
+      : `${Number(number.toFixed(1))}`.replace("-", "−") + (unit === "points" ? " points" : "");
+  return (
+    <span className="soft small number">
+      {write(value)}; the limit is {write(limit)}
+    </span>
+  );
+}
 
-export function Holdout({ run, report }: { run: Run; report: Report }) {
-  const figures = (run.verdict?.figures ?? {}) as Figures;
-  const sides: IntervalRow[] = [];
-  const { champion, challenger } = report.holdout ?? { champion: null, challenger: null };
-  const side = (name: string, of: NonNullable<typeof champion>, strong: boolean): IntervalRow => ({
+const SLICES = [
+  ["holdout", "Real images"],
+  ["generated", "Generated images"],
+] as const;
+
+export function Holdout({ report }: { report: Report }) {
+  const slices = SLICES.flatMap(([key, name]) => {
+    const slice = report[key];
+    return slice && (slice.challenger || slice.champion) ? [{ name, slice }] : [];
+  });
+  if (slices.length === 0) return null;
+  const side = (name: string, of: HoldoutSide, strong: boolean): IntervalRow => ({
     name,
     value: 100 * of.accuracy,
     low: of.low === null ? null : 100 * of.low,
     high: of.high === null ? null : 100 * of.high,
     strong,
   });
-  if (champion)
-    sides.push(
-      side(
-        champion && report.champion_version ? `Version ${report.champion_version}, live then` : "Live then",
-        champion,
-        false,
-      ),
-    );
-  if (challenger)
-    sides.push(side(report.version ? `Version ${report.version}, new` : "New", challenger, true));
-  const gains = gainsOf(figures);
-  if (sides.length === 0 && gains.length === 0) return null;
-  const images = challenger?.images ?? champion?.images;
+  const old =
+    report.champion_version === null ? "Live then" : `Version ${report.champion_version}, live then`;
+  const made = report.version === null ? "The new one" : `Version ${report.version}, new`;
+  const gains = slices.flatMap(({ name, slice: { difference } }): IntervalRow[] => {
+    if (!difference) return [];
+    const { points: value, low, high } = difference;
+    const tone = low !== null && low > 0 ? "good" : high !== null && high < 0 ? "bad" : undefined;
+    return [{ name, value, low, high, tone }];
+  });
   return (
     <Card title="On images never trained on">
-      {sides.length > 0 && (
-        <>
-          <p className="soft small">
-            Right answers on the {images === undefined ? "" : counted(images, "holdout image")}, with the 95 %
-            interval.
-          </p>
-          <Intervals rows={sides} unit="%" limits={[0, 100]} />
-        </>
-      )}
+      <p className="soft small">Right answers, with the 95 % interval.</p>
+      {slices.map(({ name, slice: { champion, challenger } }) => (
+        <section key={name} className="stack verdict-slice">
+          <h3>
+            {name}
+            <span className="soft small"> {count((challenger ?? champion)?.images ?? 0)}</span>
+          </h3>
+          <Intervals
+            rows={[
+              ...(champion ? [side(old, champion, false)] : []),
+              ...(challenger ? [side(made, challenger, true)] : []),
+            ]}
+            unit="%"
+            limits={[0, 100]}
+          />
+        </section>
+      ))}
       {gains.length > 0 && (
-        <>
-          <h3>New against old</h3>
-          <p className="soft small">
-            The same images through both, in percentage points. An interval wholly to the right of 0 is a gain
-            beyond doubt.
-          </p>
+        <section className="stack verdict-slice">
+          <h3>New less old, in points</h3>
           <Intervals rows={gains} unit="points" zero signed />
-        </>
+        </section>
       )}
     </Card>
   );
-}
-
-function gainsOf(figures: Figures): IntervalRow[] {
-  return (
-    [
-      ["Real images", "holdout"],
-      ["Generated images", "regression"],
-    ] as const
-  ).flatMap(([name, slice]) => {
-    const value = figures[`${slice}_gain_points`];
-    const low = figures[`${slice}_gain_points_low`] ?? null;
-    const high = figures[`${slice}_gain_points_high`] ?? null;
-    const images = figures[`${slice}_images`];
-    if (value === undefined || !images) return [];
-    const tone = low !== null && low > 0 ? "good" : high !== null && high < 0 ? "bad" : undefined;
-    return [{ name, value, low, high, tone, note: count(images) }];
-  });
 }
 
 const FEW = 20;
@@ -110,18 +119,28 @@ interface CategoriesProps {
   categories: readonly CategoryRecall[];
   /** What the ring and the point are: "before" and "now" unless told otherwise. */
   words?: readonly [before: string, now: string];
+  of?: string;
 }
 
-export function Categories({ categories, words: [before, now] = ["before", "now"] }: CategoriesProps) {
+export function Categories({
+  categories,
+  words: [before, now] = ["before", "now"],
+  of = "images",
+}: CategoriesProps) {
   const [isWhole, setWhole] = useState(false);
   const known = categories.filter(({ images }) => images > 0);
+  if (known.length === 0 && categories.some(({ generated_images: images }) => images)) {
+    return (
+      <Categories words={[before, now]} categories={categories.map(generatedOnly)} of="generated images" />
+    );
+  }
   const sorted = known.toSorted((a, b) => Math.abs(changeOf(b)) - Math.abs(changeOf(a)));
   const shown = isWhole ? sorted : sorted.slice(0, FEW);
   if (known.length === 0) return null;
   return (
     <Card title="Each category">
       <p className="soft small">
-        How many of its images were recognised: <span className="recall-key-old">{before}</span> and{" "}
+        How many of its {of} were recognised: <span className="recall-key-old">{before}</span> and{" "}
         <span className="recall-key-new">{now}</span>
         {known.some(({ low }) => low !== null) && `, with the 95 % interval of ${now}`}. The largest changes
         first.
@@ -149,6 +168,18 @@ export function Categories({ categories, words: [before, now] = ["before", "now"
       )}
     </Card>
   );
+}
+
+/** Where there are no real images yet, generated ones say it. */
+function generatedOnly(category: CategoryRecall): CategoryRecall {
+  return {
+    ...category,
+    images: category.generated_images ?? 0,
+    champion_recall: category.champion_generated_recall ?? null,
+    challenger_recall: category.challenger_generated_recall ?? null,
+    low: null,
+    high: null,
+  };
 }
 
 function changeOf({ champion_recall: before, challenger_recall: now }: CategoryRecall): number {
@@ -202,8 +233,9 @@ function Recall({ category }: { category: CategoryRecall }) {
 const MATRIX_CATEGORIES = 24;
 
 export function Confusion({ confusion }: { confusion: NonNullable<Report["confusion"]> }) {
-  const { categories, counts, missing } = confusion;
-  if (missing || categories.length === 0) {
+  const { categories, counts, missing, of } = confusion;
+  const images = of === "generated" ? "generated image" : "holdout image";
+  if (categories.length === 0) {
     return (
       <Card title="What is taken for what">
         <p className="soft">{missing ?? "There are no holdout images yet."}</p>
@@ -215,15 +247,16 @@ export function Confusion({ confusion }: { confusion: NonNullable<Report["confus
     <Card title="What is taken for what">
       <div className={categories.length <= MATRIX_CATEGORIES ? "confusion" : "stack"}>
         {categories.length <= MATRIX_CATEGORIES ? (
-          <Matrix categories={categories} counts={counts} />
+          <Matrix categories={categories} counts={counts} images={`${images}s`} />
         ) : (
           <details>
             <summary>The whole matrix, {counted(categories.length, "category", "categories")}</summary>
-            <Matrix categories={categories} counts={counts} />
+            <Matrix categories={categories} counts={counts} images={`${images}s`} />
           </details>
         )}
         <div className="stack">
-          <h3>{mistakes.length === 0 ? "No holdout image is taken for something else" : "Most often"}</h3>
+          {missing && <p className="soft small">{missing}</p>}
+          <h3>{mistakes.length === 0 ? `No ${images} is taken for something else` : "Most often"}</h3>
           <ol className="mistakes">
             {mistakes.slice(0, 8).map(({ actual, predicted, images, of }) => (
               <li key={`${actual} ${predicted}`}>
@@ -252,20 +285,20 @@ export function mistakesOf(categories: readonly string[], counts: readonly (read
   return all.sort((a, b) => b.images - a.images);
 }
 
-function Matrix({
-  categories,
-  counts,
-}: {
+interface MatrixProps {
   categories: readonly string[];
   counts: readonly (readonly number[])[];
-}) {
+  images: string;
+}
+
+function Matrix({ categories, counts, images: what }: MatrixProps) {
   return (
     // A region that scrolls has to be reachable with the keyboard.
     // biome-ignore lint/a11y/noNoninteractiveTabindex: see above
     <section className="matrix-scroll" aria-label="Confusion matrix" tabIndex={0}>
       <table className="matrix">
         <caption className="small soft">
-          Down: what it is. Across: what the new version says. Holdout images.
+          Down: what it is. Across: what the new version says. Counts of {what}.
         </caption>
         <thead>
           <tr>
@@ -346,6 +379,11 @@ export function Corrections({ corrections }: { corrections: NonNullable<Report["
               </button>
             ))}
           </fieldset>
+          {(corrections.left_out ?? 0) > 0 && (
+            <p className="small soft">
+              {counted(corrections.left_out ?? 0, "more is", "more are")} not shown here.
+            </p>
+          )}
           <ImageGrid
             key={change}
             items={shown.map((item) => ({ key: item.correction_id, image: item.image, ...told(item) }))}

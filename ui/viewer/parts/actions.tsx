@@ -291,8 +291,8 @@ export function Promote({ model, version, live }: { model: string; version: Vers
         {live === null ? "" : ` instead of version ${live}`}; no request is lost meanwhile. It is your
         decision, not the gate’s, and the ledger says so.
       </p>
-      {!version.promoted && version.verdict_sentence && (
-        <p className="actions-warning">The gate said of it: {version.verdict_sentence}</p>
+      {version.verdict_sentence && (
+        <p className="actions-said">The gate said of it: {version.verdict_sentence}</p>
       )}
       <Reason value={reason} onChange={setReason} />
     </AskedAction>

@@ -55,12 +55,12 @@ test("parameters in parameters have dotted names", () => {
 });
 
 test("training that began anew replaces the epochs of the attempt before", () => {
-  const epoch = (number: number, loss: number) => ({ epoch: number, epochs: 4, loss });
+  const epoch = (number: number, loss: number) => ({ epoch: number, epochs: 4, train_loss: loss });
   expect(joined([epoch(1, 9), epoch(2, 8)], [])).toHaveLength(2);
   expect(joined([epoch(1, 9), epoch(2, 8)], [epoch(1, 3)])).toEqual([epoch(1, 3)]);
-  expect(joined([epoch(1, 9), epoch(2, 8)], [epoch(2, 7), epoch(3, 6)]).map(({ loss }) => loss)).toEqual([
-    9, 7, 6,
-  ]);
+  expect(
+    joined([epoch(1, 9), epoch(2, 8)], [epoch(2, 7), epoch(3, 6)]).map(({ train_loss }) => train_loss),
+  ).toEqual([9, 7, 6]);
 });
 
 test("two versions are compared: those asked for, else the live one with the newest other", () => {
