@@ -7,7 +7,7 @@ versions, one of each only a dozen times; 2 in 100 corrected) and as many correc
 core.receipts for pages of 50: the first, and one from the middle. Prints the median and the slowest of 15 times in
 milliseconds, and as its last line one JSON object.
 
-Medians of the first page, 2 cores that others worked on too (load 4), x86-64, Python 3.11, embedded PostgreSQL, one run:
+Medians of the first page, 2 cores that others worked on too (load 4), x86-64, Python 3.11, embedded PostgreSQL:
 
     history, no filter                              2.4
     history, a common label; a version              2.6; 2.3
