@@ -39,7 +39,9 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
                 {stage && <StatusIcon status={stage.status} />}
                 {stage ? (SHORT[stage.status] ?? stage.status) : "not begun"}
               </span>
-              <span className="rail-time number">{timeOf(stage, estimate?.stages[name], now)}</span>
+              <span className="rail-time number">
+                {timeOf(stage, isActive(run) ? estimate?.stages[name] : undefined, now)}
+              </span>
               <Progress
                 stage={stage}
                 usual={estimate?.stages[name]}

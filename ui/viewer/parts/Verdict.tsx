@@ -134,16 +134,27 @@ export function Categories({
       <Categories words={[before, now]} categories={categories.map(generatedOnly)} of="generated images" />
     );
   }
-  const sorted = known.toSorted((a, b) => Math.abs(changeOf(b)) - Math.abs(changeOf(a)));
+  const isFirst = known.every(({ champion_recall: recall }) => recall === null);
+  const sorted = known.toSorted((a, b) =>
+    isFirst
+      ? (a.challenger_recall ?? 0) - (b.challenger_recall ?? 0)
+      : Math.abs(changeOf(b)) - Math.abs(changeOf(a)),
+  );
   const shown = isWhole ? sorted : sorted.slice(0, FEW);
   if (known.length === 0) return null;
   return (
     <Card title="Each category">
       <p className="soft small">
-        How many of its {of} were recognised: <span className="recall-key-old">{before}</span> and{" "}
-        <span className="recall-key-new">{now}</span>
-        {known.some(({ low }) => low !== null) && `, with the 95 % interval of ${now}`}. The largest changes
-        first.
+        How many of its {of} were recognised
+        {isFirst ? (
+          ", the hardest first"
+        ) : (
+          <>
+            : <span className="recall-key-old">{before}</span> and{" "}
+            <span className="recall-key-new">{now}</span>, the largest changes first
+          </>
+        )}
+        {known.some(({ low }) => low !== null) && `; with the 95 % interval of ${now}`}.
       </p>
       <div className="recall-row recall-head soft small" aria-hidden="true">
         <span />
@@ -158,7 +169,7 @@ export function Categories({
       </div>
       <ul className="recall">
         {shown.map((category) => (
-          <Recall key={category.id} category={category} />
+          <Recall key={category.id ?? category.name} category={category} isFirst={isFirst} />
         ))}
       </ul>
       {sorted.length > FEW && (
@@ -186,7 +197,7 @@ function changeOf({ champion_recall: before, challenger_recall: now }: CategoryR
   return before === null || now === null ? 1 : now - before;
 }
 
-function Recall({ category }: { category: CategoryRecall }) {
+function Recall({ category, isFirst }: { category: CategoryRecall; isFirst: boolean }) {
   const { name, images, champion_recall: before, challenger_recall: now, low, high } = category;
   const at = (share: number) => `${100 * share}%`;
   const change = before !== null && now !== null ? Math.round(100 * (now - before)) : null;
@@ -215,7 +226,9 @@ function Recall({ category }: { category: CategoryRecall }) {
         data-tone={change === null || change === 0 ? undefined : change > 0 ? "good" : "bad"}
       >
         {before === null
-          ? "new"
+          ? isFirst
+            ? "–"
+            : "new"
           : change === null
             ? `was ${percent(before, 0)}`
             : change === 0
