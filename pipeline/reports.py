@@ -187,7 +187,7 @@ class Files:
 
     def csv(self, name: str) -> list[dict[str, str]] | None:
         found = self.objects.get(f"run-{self.run_id}:reports/{name}")
-        return None if found is None else list(csv.DictReader(io.StringIO(found[1].decode())))
+        return None if found is None else _rows(found[1])
 
     def params(self, run_id: int) -> Json | None:
         """As it began with them: a copy is in its folder until that goes, and what it committed in git."""
@@ -266,6 +266,15 @@ def side(accuracy: float, images: int, confidence: float) -> Json:
         "high": round(float(high), 6),
         "images": images,
     }
+
+
+def _rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def per_class(content: bytes) -> list[Json]:
+    """Of a committed reports/per_class.csv."""
+    return categories(_rows(content), {})
 
 
 def categories(per_class: Sequence[Mapping[str, str]], ids: Mapping[str, int]) -> list[Json]:

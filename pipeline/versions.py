@@ -19,7 +19,7 @@ from core.settings import settings
 from pipeline.champion import version_of
 from pipeline.promotion import ledger
 
-__all__ = ["ledger", "list_versions", "live", "live_at", "require_model", "show_version"]
+__all__ = ["aliases", "ledger", "list_versions", "live", "live_at", "require_model", "show_version"]
 
 ALIASES = ("champion", "challenger", "previous")
 REGISTRY_SECONDS = 2.0  # a page waits no longer for MLflow; the ledger then stands in
@@ -80,26 +80,24 @@ def list_versions(model: str, *, limit: int = 500, before: int | None = None) ->
         rows = db.execute(query).all()
         known = spans(db, model)
         newest = db.scalar(select(func.max(Version.version)).where(Version.model == model))
-    aliases = _aliases(model)
-    told = aliases if aliases is not None else _aliases_of_ledger(known, newest)
+    named = aliases(model)
+    told = named if named is not None else _aliases_of_ledger(known, newest)
     items = [_as_json(version, run, known, told) for version, run in rows]
     return {
         "items": items,
         "next_before": items[-1]["version"] if len(items) == limit else None,
-        "aliases_from": "ledger" if aliases is None else "registry",
+        "aliases_from": "ledger" if named is None else "registry",
     }
 
 
-def show_version(
-    db: Session, model: str, version: int, aliases: dict[str, int] | None = None
-) -> dict[str, Any]:
-    """Raises NotFound."""
+def show_version(db: Session, model: str, version: int, named: dict[str, int] | None) -> dict[str, Any]:
+    """named: what `aliases` says. Raises NotFound."""
     found = db.get(Version, (model, version))
     if found is None:
         raise NotFound(f"{model} has no version {version}")
     known = spans(db, model)
     newest = db.scalar(select(func.max(Version.version)).where(Version.model == model))
-    told = aliases if aliases is not None else _aliases_of_ledger(known, newest)
+    told = named if named is not None else _aliases_of_ledger(known, newest)
     return _as_json(found, db.get_one(Run, found.run_id), known, told)
 
 
@@ -109,7 +107,7 @@ def require_model(db: Session, model: str) -> None:
         raise NotFound(f"there is no model {model!r}", field="model")
 
 
-def _as_json(version: Version, run: Run, known: list[Span], aliases: dict[str, int]) -> dict[str, Any]:
+def _as_json(version: Version, run: Run, known: list[Span], named: dict[str, int]) -> dict[str, Any]:
     lived = [span for span in known if span.version == version.version]
     url = f"{settings().mlflow_display_url}/#/runs/{run.mlflow_run_id}" if run.mlflow_run_id else None
     return {
@@ -122,7 +120,7 @@ def _as_json(version: Version, run: Run, known: list[Span], aliases: dict[str, i
         "holdout_accuracy": version.figures.get("holdout_accuracy"),
         "figures": version.figures,
         "weights_removed_at": run.weights_removed_at.isoformat() if run.weights_removed_at else None,
-        "aliases": [alias for alias in ALIASES if aliases.get(alias) == version.version],
+        "aliases": [alias for alias in ALIASES if named.get(alias) == version.version],
         "live": [
             {"from": span.since.isoformat(), "to": span.to.isoformat() if span.to else None} for span in lived
         ],
@@ -130,7 +128,7 @@ def _as_json(version: Version, run: Run, known: list[Span], aliases: dict[str, i
     }
 
 
-def _aliases(model: str) -> dict[str, int] | None:
+def aliases(model: str) -> dict[str, int] | None:
     """As the registry has them; None while it does not answer."""
     try:
         with Registry(settings().mlflow_tracking_uri, timeout_seconds=REGISTRY_SECONDS) as registry:
@@ -141,7 +139,7 @@ def _aliases(model: str) -> dict[str, int] | None:
 
 
 def _aliases_of_ledger(known: list[Span], newest: int | None) -> dict[str, int]:
-    aliases = {} if newest is None else {"challenger": newest}
+    named = {} if newest is None else {"challenger": newest}
     if known:
-        aliases["champion"] = known[-1].version
-    return aliases
+        named["champion"] = known[-1].version
+    return named

@@ -21,7 +21,7 @@ from core.database import ACTIVE_RUN, RunStatus, StageStatus, Trigger, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
 from pipeline import runs
-from viewer import events, listing, logs, overview, reports, schemas
+from viewer import events, listing, logs, models, overview, reports, schemas
 from viewer.pictures import Pictures
 from viewer.schemas import errors
 
@@ -39,7 +39,7 @@ router = APIRouter()
 
 def create_app() -> FastAPI:
     app = web.application("viewer", DESCRIPTION, lifespan=_lifespan)
-    for part in (router, reports.router):
+    for part in (router, reports.router, models.router):
         app.include_router(part)
         app.include_router(part, prefix="/runs", include_in_schema=False)  # as the drawing app has it
     pages.install(app, pages.built("viewer"), {"/api": settings().api_url})

@@ -15,10 +15,11 @@ from core.images import decode_png, encode_png, name_of
 from core.settings import settings
 from core.storage import write_durably
 from pipeline import dataset
+from tests.support.http_server import http_client
 from tests.support.reported import CORRECTIONS, Reported, two_runs
-from tests.support.viewer import viewer_client
 from tests.unit.test_evaluate import GOOD
 from viewer import schemas
+from viewer.app import create_app
 
 # Of a library that DVC uses; the version stage, a process of its own, does not show it.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:Deprec
 
 @pytest.fixture
 def client(emend_environment: dict[str, str]) -> Iterator[httpx.Client]:
-    with viewer_client() as client:
+    with http_client(create_app()) as client:
         yield client
 
 

@@ -33,8 +33,9 @@ from core.database import (
 from core.settings import settings
 from pipeline import runs
 from pipeline.workspace import PRESETS
-from tests.support.viewer import viewer_client
+from tests.support.http_server import http_client
 from viewer import overview, schemas
+from viewer.app import create_app
 
 PARAMS: dict[str, Any] = yaml.safe_load(PRESETS["doodles"].read_text())
 PARAMS["ingest"]["min_new_images"] = 10
@@ -46,7 +47,7 @@ def client(emend_environment: dict[str, str]) -> Iterator[httpx.Client]:
     with session() as db:
         db.add(Model(name="doodles", params=PARAMS, created_at=datetime(2026, 1, 1, tzinfo=UTC)))
         db.add(Model(name="photos", params=PARAMS | {"triggers": {"cron": None, "corrections": None}}))
-    with viewer_client() as client:
+    with http_client(create_app()) as client:
         yield client
 
 

@@ -448,7 +448,9 @@ MAY_IMPORT = {
     "pipeline": set[str](),
     "serving": set[str](),
     "api": {"pipeline.runs"},
-    "viewer": {f"pipeline.{name}" for name in ("runs", "reports", "versions", "schedule", "dataset")},
+    "viewer": {
+        f"pipeline.{name}" for name in ("runs", "reports", "versions", "comparison", "schedule", "dataset")
+    },
 }
 
 

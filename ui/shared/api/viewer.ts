@@ -66,6 +66,88 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/models/{name}/compare": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Compare
+     * @description Two versions: on corrections both were judged by and, where both graphs are there still, on the holdout.
+     *
+     *     The first question of a pair asks both about the holdout, which takes seconds; the answer is kept.
+     */
+    get: operations["compare_models__name__compare_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/ledger": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Show Ledger
+     * @description Promotions and rollbacks, newest first: which version, by whom or what, why.
+     */
+    get: operations["show_ledger_models__name__ledger_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/live": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Show Live
+     * @description Which version answered at that moment.
+     */
+    get: operations["show_live_models__name__live_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/versions": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * List Versions
+     * @description Newest first, each with its figures and when it was live.
+     */
+    get: operations["list_versions_models__name__versions_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/overview": {
     parameters: {
       query?: never;
@@ -300,6 +382,148 @@ export interface components {
       /** Name */
       name: string;
     };
+    /** ComparedCategory */
+    ComparedCategory: {
+      /** A Recall */
+      a_recall: number | null;
+      /** B Recall */
+      b_recall: number | null;
+      /** Images */
+      images: number;
+      /** Name */
+      name: string;
+    };
+    /**
+     * ComparedHoldout
+     * @description Both asked about the same images now; the difference is b less a.
+     */
+    ComparedHoldout: {
+      a: components["schemas"]["Side"];
+      b: components["schemas"]["Side"];
+      /** Dataset Version */
+      dataset_version: number;
+      difference: components["schemas"]["Difference"];
+      /** Images */
+      images: number;
+      /**
+       * Of
+       * @enum {string}
+       */
+      of: "holdout" | "generated";
+      /**
+       * Sampled From
+       * @description How many there are; `images` were asked.
+       */
+      sampled_from: number;
+    };
+    /**
+     * Comparison
+     * @example {
+     *       "a": {
+     *         "aliases": [
+     *           "previous"
+     *         ],
+     *         "created_at": "2026-11-21T09:31:20+00:00",
+     *         "dataset_version": 3,
+     *         "figures": {
+     *           "holdout_accuracy": 0.924,
+     *           "holdout_images": 3000
+     *         },
+     *         "holdout_accuracy": 0.924,
+     *         "live": [
+     *           {
+     *             "from": "2026-11-21T09:31:25+00:00"
+     *           }
+     *         ],
+     *         "mlflow_url": "http://127.0.0.1:5000/#/runs/0f1e2d3c",
+     *         "promoted": true,
+     *         "run_id": 12,
+     *         "verdict_sentence": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
+     *         "version": 3
+     *       },
+     *       "b": {
+     *         "aliases": [
+     *           "champion",
+     *           "challenger"
+     *         ],
+     *         "created_at": "2026-11-21T09:31:20+00:00",
+     *         "dataset_version": 3,
+     *         "figures": {
+     *           "holdout_accuracy": 0.924,
+     *           "holdout_images": 3000
+     *         },
+     *         "holdout_accuracy": 0.924,
+     *         "live": [
+     *           {
+     *             "from": "2026-11-21T09:31:25+00:00"
+     *           }
+     *         ],
+     *         "mlflow_url": "http://127.0.0.1:5000/#/runs/0f1e2d3c",
+     *         "promoted": true,
+     *         "run_id": 12,
+     *         "verdict_sentence": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
+     *         "version": 4
+     *       },
+     *       "categories": [
+     *         {
+     *           "a_recall": 0.88,
+     *           "b_recall": 0.91,
+     *           "images": 300,
+     *           "name": "cat"
+     *         }
+     *       ],
+     *       "differ": {
+     *         "count": 71,
+     *         "items": [
+     *           {
+     *             "a_label": "dog",
+     *             "b_label": "cat",
+     *             "correction_id": "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a",
+     *             "image": "/images/doodles/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+     *             "label": "cat",
+     *             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+     *           }
+     *         ]
+     *       },
+     *       "holdout": {
+     *         "a": {
+     *           "accuracy": 0.911,
+     *           "high": 0.921,
+     *           "images": 3000,
+     *           "low": 0.9
+     *         },
+     *         "b": {
+     *           "accuracy": 0.924,
+     *           "high": 0.933,
+     *           "images": 3000,
+     *           "low": 0.914
+     *         },
+     *         "dataset_version": 3,
+     *         "difference": {
+     *           "high": 2.2,
+     *           "low": 0.4,
+     *           "points": 1.3
+     *         },
+     *         "images": 3000,
+     *         "of": "holdout",
+     *         "sampled_from": 3000
+     *       },
+     *       "missing": []
+     *     }
+     */
+    Comparison: {
+      a: components["schemas"]["ModelVersion"];
+      b: components["schemas"]["ModelVersion"];
+      /** Categories */
+      categories: components["schemas"]["ComparedCategory"][] | null;
+      differ: components["schemas"]["Differ"];
+      holdout: components["schemas"]["ComparedHoldout"] | null;
+      /**
+       * Missing
+       * @description What could not be compared, and why.
+       */
+      missing: string[];
+    };
     /**
      * Confusion
      * @description What the challenger said: counts[actual][predicted].
@@ -339,6 +563,16 @@ export interface components {
        */
       left_out: number;
     };
+    /** Differ */
+    Differ: {
+      /** Count */
+      count: number;
+      /**
+       * Items
+       * @description Corrections first; not all when there are many.
+       */
+      items: components["schemas"]["DifferingImage"][];
+    };
     /**
      * Difference
      * @description Challenger less champion, in points; low and high: the ends of the paired interval.
@@ -350,6 +584,24 @@ export interface components {
       low: number;
       /** Points */
       points: number;
+    };
+    /** DifferingImage */
+    DifferingImage: {
+      /** A Label */
+      a_label: string | null;
+      /** B Label */
+      b_label: string | null;
+      /**
+       * Correction Id
+       * @description Null for an image of the holdout that is no correction.
+       */
+      correction_id: string | null;
+      /** Image */
+      image: string;
+      /** Label */
+      label: string;
+      /** Sha256 */
+      sha256: string;
     };
     /** Epoch */
     Epoch: {
@@ -432,6 +684,83 @@ export interface components {
        */
       split: "learned" | "exam";
     };
+    /** Ledger */
+    Ledger: {
+      /** Items */
+      items: components["schemas"]["LedgerItem"][];
+    };
+    /**
+     * LedgerItem
+     * @example {
+     *       "action": "promote",
+     *       "actor": "run 12",
+     *       "closed_at": "2026-11-21T09:31:25+00:00",
+     *       "id": 5,
+     *       "opened_at": "2026-11-21T09:31:24+00:00",
+     *       "outcome": "done",
+     *       "reason": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
+     *       "replaced_version": 3,
+     *       "run_id": 12,
+     *       "version": 4
+     *     }
+     */
+    LedgerItem: {
+      /** Action */
+      action: string;
+      /** Actor */
+      actor: string;
+      /** Closed At */
+      closed_at: string | null;
+      /** Id */
+      id: number;
+      /**
+       * Opened At
+       * Format: date-time
+       */
+      opened_at: string;
+      /**
+       * Outcome
+       * @description Null while it is open.
+       */
+      outcome: string | null;
+      /** Reason */
+      reason: string;
+      /** Replaced Version */
+      replaced_version: number | null;
+      /** Run Id */
+      run_id: number | null;
+      /** Version */
+      version: number;
+    };
+    /**
+     * LiveAt
+     * @example {
+     *       "since": "2026-11-21T09:31:25+00:00",
+     *       "version": 4
+     *     }
+     */
+    LiveAt: {
+      /** Since */
+      since: string | null;
+      /**
+       * Version
+       * @description Null: none was live yet.
+       */
+      version: number | null;
+    };
+    /** LiveSpan */
+    LiveSpan: {
+      /**
+       * From
+       * Format: date-time
+       */
+      from: string;
+      /**
+       * To
+       * @description Null: it is live now.
+       */
+      to: string | null;
+    };
     /** LiveVersion */
     LiveVersion: {
       /** Holdout Accuracy */
@@ -458,6 +787,85 @@ export interface components {
       run_estimate: components["schemas"]["RunEstimate"] | null;
       schedule: components["schemas"]["Schedule"] | null;
       waiting: components["schemas"]["Waiting"];
+    };
+    /**
+     * ModelVersion
+     * @example {
+     *       "aliases": [
+     *         "champion",
+     *         "challenger"
+     *       ],
+     *       "created_at": "2026-11-21T09:31:20+00:00",
+     *       "dataset_version": 3,
+     *       "figures": {
+     *         "holdout_accuracy": 0.924,
+     *         "holdout_images": 3000
+     *       },
+     *       "holdout_accuracy": 0.924,
+     *       "live": [
+     *         {
+     *           "from": "2026-11-21T09:31:25+00:00"
+     *         }
+     *       ],
+     *       "mlflow_url": "http://127.0.0.1:5000/#/runs/0f1e2d3c",
+     *       "promoted": true,
+     *       "run_id": 12,
+     *       "verdict_sentence": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
+     *       "version": 4
+     *     }
+     */
+    ModelVersion: {
+      /** Aliases */
+      aliases: string[];
+      /**
+       * Created At
+       * Format: date-time
+       */
+      created_at: string;
+      /** Dataset Version */
+      dataset_version: number;
+      /** Figures */
+      figures: {
+        [key: string]: number;
+      };
+      /** Holdout Accuracy */
+      holdout_accuracy: number | null;
+      /**
+       * Live
+       * @description When it was live, oldest first.
+       */
+      live: components["schemas"]["LiveSpan"][];
+      /** Mlflow Url */
+      mlflow_url: string | null;
+      /**
+       * Promoted
+       * @description It was live at some time, or is.
+       */
+      promoted: boolean;
+      /** Run Id */
+      run_id: number;
+      /** Verdict Sentence */
+      verdict_sentence: string | null;
+      /** Version */
+      version: number;
+      /** Weights Removed At */
+      weights_removed_at: string | null;
+    };
+    /** ModelVersions */
+    ModelVersions: {
+      /**
+       * Aliases From
+       * @description `ledger` while MLflow is away: `champion` alone is then known for sure.
+       * @enum {string}
+       */
+      aliases_from: "registry" | "ledger";
+      /** Items */
+      items: components["schemas"]["ModelVersion"][];
+      /**
+       * Next Before
+       * @description `before` of the next page; null on the last.
+       */
+      next_before: number | null;
     };
     /**
      * Overview
@@ -1011,6 +1419,214 @@ export interface operations {
         };
         content: {
           "image/png": unknown;
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  compare_models__name__compare_get: {
+    parameters: {
+      query: {
+        a: number;
+        b: number;
+      };
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["Comparison"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  show_ledger_models__name__ledger_get: {
+    parameters: {
+      query?: {
+        limit?: number;
+      };
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["Ledger"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  show_live_models__name__live_get: {
+    parameters: {
+      query?: {
+        /** @description ISO 8601, in UTC unless it says otherwise; now when left out. */
+        at?: string | null;
+      };
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["LiveAt"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  list_versions_models__name__versions_get: {
+    parameters: {
+      query?: {
+        limit?: number;
+        /** @description `next_before` of the page already seen. */
+        before?: number | null;
+      };
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ModelVersions"];
         };
       };
       /** @description The request cannot be used as it is. */
