@@ -88,7 +88,7 @@ def report(run_id: int) -> Json:
         "holdout": None if figures is None else _slice(figures, "holdout", gate["confidence"]),
         "generated": None if figures is None else _slice(figures, "regression", gate["confidence"]),
         "categories": None if per_class is None else categories(per_class, ids),
-        "confusion": _confusion(files, per_class),
+        "confusion": confusion(files, per_class),
         "corrections": _corrections(run, champion, files) if evaluated else None,
         "curve": curve or None,
         "params": params,
@@ -300,7 +300,7 @@ def categories(per_class: Sequence[Mapping[str, str]], ids: Mapping[str, int]) -
     ]
 
 
-def _confusion(files: Files, per_class: Sequence[Mapping[str, str]] | None) -> Json | None:
+def confusion(files: Files, per_class: Sequence[Mapping[str, str]] | None) -> Json | None:
     """Counts of what the challenger said; the most confused categories when there are many."""
     found = files.objects.get(f"run-{files.run_id}:reports/confusion.csv")
     if found is None or per_class is None:
