@@ -1,20 +1,26 @@
-/** Whatever a run changes is asked for anew when it gets further: receipts, models, the run itself. */
+/** What a run or a correction changes is asked for anew when it happened: receipts, models, the run itself. */
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useRef } from "react";
+import { useCallback, useEffect, useRef } from "react";
 import { useLive } from "../shared/live.ts";
+import { useOutbox } from "./correct/outbox.ts";
 
 const AT_MOST_EVERY_MS = 300;
-const CHANGED_BY_A_RUN = [["receipts"], ["models"], ["run"], ["corrections"]];
+const CHANGED = [["receipts"], ["models"], ["run"]];
 
 export function useRefresh(): void {
   const queries = useQueryClient();
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   useEffect(() => () => clearTimeout(timer.current), []);
-  useLive(() => {
+  const refresh = useCallback(() => {
     if (timer.current !== undefined) return;
     timer.current = setTimeout(() => {
       timer.current = undefined;
-      for (const queryKey of CHANGED_BY_A_RUN) void queries.invalidateQueries({ queryKey });
+      for (const queryKey of CHANGED) void queries.invalidateQueries({ queryKey });
     }, AT_MOST_EVERY_MS);
-  });
+  }, [queries]);
+  useLive(refresh);
+  const count = useOutbox().sent.size;
+  useEffect(() => {
+    if (count > 0) refresh();
+  }, [count, refresh]);
 }

@@ -17,13 +17,15 @@ interface Props {
   label: string;
   before: number;
   after: number;
+  /** Beside the later version. */
+  afterIs?: string;
 }
 
-export function Replay({ model, image, label, before, after }: Props) {
+export function Replay({ model, image, label, before, after, afterIs = "now" }: Props) {
   return (
     <div className="replay">
       <Side model={model} image={image} label={label} version={before} name="before" />
-      <Side model={model} image={image} label={label} version={after} name="now" />
+      <Side model={model} image={image} label={label} version={after} name={afterIs} />
     </div>
   );
 }

@@ -17,6 +17,8 @@ import type { Answer, Asked } from "../drawing/asker.ts";
 import { Canvas } from "../drawing/Canvas.tsx";
 import { useSketch } from "../drawing/sketch.ts";
 import { pixelsOf, sketch, useAsked } from "../drawing/studio.ts";
+import { Guide } from "../guide/Guide.tsx";
+import { begin, guide } from "../guide/guide.ts";
 import { canBeDrawnFor, type Model, WithModel } from "../model.tsx";
 import { ReceiptCard } from "../receipts/ReceiptCard.tsx";
 import "./Draw.css";
@@ -64,6 +66,16 @@ function Studio({ model }: { model: Model }) {
     if (pixels === null) return;
     const key = newKey();
     said.set({ key, model: model.name, label, answer: asked.answer, strokes: sketch.strokes });
+    if (asked.answer?.label.toLowerCase() !== label.toLowerCase()) {
+      begin({
+        key,
+        model: model.name,
+        label,
+        answered: asked.answer?.label ?? null,
+        before: asked.answer?.version ?? model.champion?.version ?? null,
+        strokes: sketch.strokes,
+      });
+    }
     void outbox.add({
       key,
       model: model.name,
@@ -75,38 +87,41 @@ function Studio({ model }: { model: Model }) {
   };
 
   return (
-    <div className="draw">
-      <h1 className="draw-title">Draw something</h1>
-      <p className="draw-can soft">{known(model)}</p>
-      <div className="draw-sheet">
-        <Canvas sketch={sketch} />
-        <Tools ask={ask} asked={asked} />
+    <>
+      <div className="draw">
+        <h1 className="draw-title">Draw something</h1>
+        <p className="draw-can soft">{known(model)}</p>
+        <div className="draw-sheet">
+          <Canvas sketch={sketch} />
+          <Tools ask={ask} asked={asked} />
+        </div>
+        <section className="draw-answer" aria-label="What the model sees">
+          <Headline asked={asked} now={now} />
+          <Bars probabilities={asked.answer?.probabilities ?? null} pale={!asked.isFinal} shown={5} />
+          <Seen asked={asked} model={model} />
+        </section>
+        <section className="draw-say" aria-label="Say what it is">
+          {now !== null ? (
+            <AfterSaying now={now} />
+          ) : asked.pixels !== null && (steady !== null || asked.error !== null) ? (
+            <Correct
+              key={revision}
+              model={model}
+              answer={asked.answer}
+              likely={steady?.probabilities ?? {}}
+              onSay={say}
+            />
+          ) : (
+            <p className="draw-idle soft">
+              {asked.pixels === null
+                ? "Once there is a drawing, say whether Emend got it right. It learns from what you say."
+                : "Lift your pen for a moment, then say whether it is right."}
+            </p>
+          )}
+        </section>
       </div>
-      <section className="draw-answer" aria-label="What the model sees">
-        <Headline asked={asked} now={now} />
-        <Bars probabilities={asked.answer?.probabilities ?? null} pale={!asked.isFinal} shown={5} />
-        <Seen asked={asked} model={model} />
-      </section>
-      <section className="draw-say" aria-label="Say what it is">
-        {now !== null ? (
-          <AfterSaying now={now} />
-        ) : asked.pixels !== null && (steady !== null || asked.error !== null) ? (
-          <Correct
-            key={revision}
-            model={model}
-            answer={asked.answer}
-            likely={steady?.probabilities ?? {}}
-            onSay={say}
-          />
-        ) : (
-          <p className="draw-idle soft">
-            {asked.pixels === null
-              ? "Once there is a drawing, say whether Emend got it right. It learns from what you say."
-              : "Lift your pen for a moment, then say whether it is right."}
-          </p>
-        )}
-      </section>
-    </div>
+      <Guide model={model} />
+    </>
   );
 }
 
@@ -267,6 +282,7 @@ function Seen({ asked, model }: { asked: Asked; model: Model }) {
 
 function AfterSaying({ now }: { now: Said }) {
   const { sent, waiting, refused } = useOutbox();
+  const isGuided = useCell(guide).subject?.key === now.key;
   const answer = sent.get(now.key);
   const isRefused = refused.some(({ statement }) => statement.key === now.key);
   return (
@@ -282,6 +298,11 @@ function AfterSaying({ now }: { now: Said }) {
         <Button kind="primary" onClick={() => sketch.clear()}>
           Draw the next
         </Button>
+        {isGuided && (
+          <Button onClick={() => document.getElementById("guide")?.scrollIntoView({ behavior: "smooth" })}>
+            See it learn this
+          </Button>
+        )}
         <Button kind="quiet" onClick={() => said.set(null)}>
           I meant something else
         </Button>

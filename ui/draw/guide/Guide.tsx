@@ -1,0 +1,367 @@
+/** Try this: from one correction to a better model, in steps. Below everything else; dismissed for good with one click. */
+import { type UseQueryResult, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { type ReactNode, useEffect, useMemo } from "react";
+import { ApiError, gateway } from "../../shared/api/client.ts";
+import { toBase64 } from "../../shared/base64.ts";
+import { Button } from "../../shared/components/Button.tsx";
+import { Pixels } from "../../shared/components/Pixels.tsx";
+import { say } from "../../shared/components/Toasts.tsx";
+import { rasterise } from "../../shared/drawing/rasterise.ts";
+import { counted, duration } from "../../shared/format.ts";
+import { asRun, isActive, type Run } from "../../shared/runs.ts";
+import { Replay } from "../answer/Replay.tsx";
+import { useCell } from "../cell.ts";
+import { outbox, useOutbox } from "../correct/outbox.ts";
+import { pixelsOf } from "../drawing/studio.ts";
+import type { Model } from "../model.tsx";
+import { imageOf } from "../receipts/ReceiptCard.tsx";
+import {
+  advance,
+  dismiss,
+  guide,
+  MOST_SAMPLES,
+  restart,
+  type Subject,
+  sampleKey,
+  samplesFor,
+} from "./guide.ts";
+import { StageLights } from "./StageLights.tsx";
+import { variant } from "./variants.ts";
+import "./Guide.css";
+
+const SHOWN_SAMPLES = 10;
+const ASK_EVERY_MS = 3_000; // should the live line be down
+
+export function Guide({ model }: { model: Model }) {
+  const { isDismissed, subject } = useCell(guide);
+  if (isDismissed || subject === null || subject.model !== model.name) return null;
+  return <Steps key={subject.key} model={model} subject={subject} />;
+}
+
+function Steps({ model, subject }: { model: Model; subject: Subject }) {
+  const run = useRun(subject.runId);
+  const sending = useSending(subject);
+  useCorrectionId(subject);
+  const hasSamples = subject.samples > 0 && sending === 0;
+  const isOver = run.data !== undefined && !isActive(run.data);
+  return (
+    <section className="guide" aria-labelledby="guide-title" id="guide">
+      <div className="guide-head">
+        <div>
+          <h2 id="guide-title">Try this: see it learn</h2>
+          <p className="soft">From your one correction to a better model, in a few minutes.</p>
+        </div>
+        <Button kind="quiet" onClick={dismiss}>
+          Do not show again
+        </Button>
+      </div>
+      <ol className="guide-steps">
+        <Step state="done" title="Draw">
+          <Pixels
+            grey={pixelsOf(subject.strokes, model.input.width) ?? new Uint8Array()}
+            side={model.input.width}
+            size={56}
+            alt={`Your ${subject.label}`}
+          />
+        </Step>
+        <Step state="done" title="Correct">
+          <p>
+            {subject.answered === null ? (
+              <>
+                You said: <b>{subject.label}</b>.
+              </>
+            ) : (
+              <>
+                {subject.before === null ? "The model" : `Version ${subject.before}`} said {subject.answered},
+                you said <b>{subject.label}</b>.
+              </>
+            )}
+          </p>
+        </Step>
+        <Step state={hasSamples ? "done" : "now"} title="Give it more to learn from">
+          <Samples model={model} subject={subject} sending={sending} isOver={isOver} />
+        </Step>
+        <Step state={isOver ? "done" : hasSamples ? "now" : "later"} title="Retrain">
+          <Retrain model={model} subject={subject} run={run} isReady={hasSamples} />
+        </Step>
+        <Step state={isOver ? "now" : "later"} title="See what it learned">
+          {isOver ? (
+            <Outcome model={model} subject={subject} run={run.data} />
+          ) : (
+            <p className="soft">The verdict, and your drawing through the version before and the new one.</p>
+          )}
+        </Step>
+      </ol>
+    </section>
+  );
+}
+
+function Step({
+  state,
+  title,
+  children,
+}: {
+  state: "done" | "now" | "later";
+  title: string;
+  children: ReactNode;
+}) {
+  return (
+    <li className="guide-step" data-state={state} aria-current={state === "now" ? "step" : undefined}>
+      <h3>
+        {title}
+        {state === "done" && <span className="aloud">, done</span>}
+      </h3>
+      <div className="guide-body">{children}</div>
+    </li>
+  );
+}
+
+interface SamplesProps {
+  model: Model;
+  subject: Subject;
+  sending: number;
+  isOver: boolean;
+}
+
+function Samples({ model, subject, sending, isOver }: SamplesProps) {
+  const { label, samples, strokes } = subject;
+  const side = model.input.width;
+  const wanted = Math.min(samplesFor(label, model.categories), MOST_SAMPLES - samples);
+  const shown = useMemo(
+    () => Array.from({ length: SHOWN_SAMPLES }, (_, number) => rasterise(variant(strokes, number), side)),
+    [strokes, side],
+  );
+  const withdraw = useWithdraw(model);
+  const add = () => {
+    advance({ samples: samples + wanted });
+    for (let number = samples; number < samples + wanted; number++) {
+      void outbox.add({
+        key: sampleKey(subject, number),
+        model: model.name,
+        label,
+        image: toBase64(rasterise(variant(strokes, number), side)),
+        predictionId: null,
+        source: "sample",
+      });
+    }
+  };
+  return (
+    <>
+      <p>
+        One drawing is little to learn from. This page can draw more like yours: tilted, stretched, a little
+        wavy. They are marked <i>sample</i>, are never used to judge the model on real drawings, and can be
+        removed at any time.
+      </p>
+      <div
+        className="guide-samples"
+        role="img"
+        aria-label={`${SHOWN_SAMPLES} of the drawings that this page makes of yours`}
+      >
+        {shown.map((grey, number) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: the number makes the drawing
+          <Pixels key={number} grey={grey} side={side} size={44} alt="" />
+        ))}
+      </div>
+      <div className="row">
+        {(samples === 0 || isOver) && wanted > 0 && (
+          <Button kind={samples === 0 ? "primary" : "plain"} onClick={add}>
+            Add {wanted} {samples > 0 && "more "}sample corrections
+          </Button>
+        )}
+        {samples > 0 && (
+          <>
+            <p aria-live="polite">
+              {sending > 0
+                ? `${samples - sending} of ${samples} sent`
+                : `${counted(samples, "sample correction")} of ${label} ${samples === 1 ? "is" : "are"} in.`}
+            </p>
+            <Button kind="quiet" busy={withdraw.isPending} onClick={() => withdraw.mutate()}>
+              Remove all samples
+            </Button>
+          </>
+        )}
+      </div>
+      {withdraw.error && <p role="alert">{withdraw.error.message}</p>}
+    </>
+  );
+}
+
+function useWithdraw(model: Model) {
+  const queries = useQueryClient();
+  return useMutation({
+    mutationFn: () => gateway.post("/models/{name}/samples/withdraw", { path: { name: model.name } }),
+    onSuccess: ({ withdrawn, by_the_next_run }) => {
+      const later = by_the_next_run > 0 ? `; the next run takes ${by_the_next_run} out of the dataset` : "";
+      say(`${counted(withdrawn, "sample")} removed${later}`);
+      if (guide.value.subject?.runId === null) restart();
+      void queries.invalidateQueries();
+    },
+  });
+}
+
+interface RetrainProps {
+  model: Model;
+  subject: Subject;
+  run: UseQueryResult<Run>;
+  isReady: boolean;
+}
+
+function Retrain({ model, subject, run, isReady }: RetrainProps) {
+  const start = useMutation({
+    mutationFn: async () => {
+      try {
+        return await gateway.post("/pipeline_runs", { body: { model: model.name, force: false } });
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.code !== "run_active") throw error;
+        say("A run was under way already: this is it. What came in after it began waits for the next.");
+        return { run_id: (error.body as { run_id: number }).run_id };
+      }
+    },
+    onSuccess: ({ run_id }) => advance({ runId: run_id }),
+  });
+  const estimate = model.run_estimate;
+  const missing = model.corrections_needed;
+  const retrain = (
+    <Button
+      kind="primary"
+      busy={start.isPending}
+      because={
+        !isReady
+          ? "once the samples are in"
+          : missing > 0
+            ? `a run needs ${counted(missing, "more correction")}`
+            : undefined
+      }
+      onClick={() => start.mutate()}
+    >
+      Retrain now
+    </Button>
+  );
+  return (
+    <>
+      {model.promotion_paused && <Paused model={model} />}
+      {run.data === undefined || !(isActive(run.data) || subject.runId === null) ? (
+        <div className="row">
+          {run.data === undefined ? (
+            retrain
+          ) : (
+            <Button onClick={() => start.mutate()}>Retrain once more</Button>
+          )}
+          <span className="soft small">
+            {estimate === null
+              ? "No run went through yet: a minute or two."
+              : `Takes about ${duration(estimate.seconds)}, as the last ${counted(estimate.runs, "run")} did.`}
+          </span>
+        </div>
+      ) : null}
+      {run.data && <StageLights run={run.data} estimate={estimate} />}
+      {run.isError && <p role="alert">{run.error.message}</p>}
+      {start.error && <p role="alert">{start.error.message}</p>}
+    </>
+  );
+}
+
+function Paused({ model }: { model: Model }) {
+  const queries = useQueryClient();
+  const resume = useMutation({
+    mutationFn: () => gateway.post("/models/{name}/promotion/resume", { path: { name: model.name } }),
+    onSuccess: () => {
+      say("Runs may put new versions live again");
+      void queries.invalidateQueries({ queryKey: ["models"] });
+    },
+  });
+  return (
+    <div className="guide-paused">
+      <p>After an undo no run puts a new version live, until somebody allows it again.</p>
+      <Button busy={resume.isPending} onClick={() => resume.mutate()}>
+        Allow it again
+      </Button>
+      {resume.error && <p role="alert">{resume.error.message}</p>}
+    </div>
+  );
+}
+
+function Outcome({ model, subject, run }: { model: Model; subject: Subject; run: Run }) {
+  const isPromoted = run.status === "succeeded" && run.version !== null;
+  const isLive = isPromoted && model.champion?.version === run.version;
+  return (
+    <>
+      <p className="guide-verdict" data-good={isPromoted || undefined}>
+        {run.verdict?.sentence ?? run.message ?? `The run ended: ${run.status}.`}
+      </p>
+      {subject.correctionId !== null &&
+        subject.before !== null &&
+        run.version !== null &&
+        run.version !== subject.before && (
+          <Replay
+            model={model}
+            image={imageOf(subject.correctionId)}
+            label={subject.label}
+            before={subject.before}
+            after={run.version}
+            afterIs={isLive ? "live now" : isPromoted ? "undone" : "not promoted"}
+          />
+        )}
+      <div className="row">
+        {isLive && <Undo model={model} version={run.version as number} />}
+        <Button kind={isLive ? "quiet" : "plain"} onClick={restart}>
+          Teach it another drawing
+        </Button>
+      </div>
+      {isPromoted && !isLive && model.champion && (
+        <p>
+          Version {model.champion.version} is live. What version {run.version} learned is not lost: the
+          dataset keeps it.
+        </p>
+      )}
+    </>
+  );
+}
+
+function Undo({ model, version }: { model: Model; version: number }) {
+  const queries = useQueryClient();
+  const undo = useMutation({
+    mutationFn: () =>
+      gateway.post("/models/{name}/rollback", {
+        path: { name: model.name },
+        body: { reason: `tried out: version ${version} undone from the drawing page` },
+      }),
+    onSuccess: ({ version: live }) => {
+      say(`Version ${live} is live again`);
+      void queries.invalidateQueries();
+    },
+  });
+  return (
+    <>
+      <Button busy={undo.isPending} onClick={() => undo.mutate()}>
+        Undo promotion
+      </Button>
+      {undo.error && <p role="alert">{undo.error.message}</p>}
+    </>
+  );
+}
+
+function useRun(id: number | null): UseQueryResult<Run> {
+  return useQuery({
+    queryKey: ["run", id],
+    enabled: id !== null,
+    queryFn: async ({ signal }) =>
+      asRun(await gateway.get("/pipeline_runs/{run_id}", { path: { run_id: id as number }, signal })),
+    refetchInterval: ({ state }) => (state.data === undefined || isActive(state.data) ? ASK_EVERY_MS : false),
+  });
+}
+
+/** Samples still on their way. */
+function useSending(subject: Subject): number {
+  const { waiting } = useOutbox();
+  return waiting.filter(({ key }) => key.startsWith(`${subject.key}-sample-`)).length;
+}
+
+/** Keeps the correction's id, which comes with the gateway's answer. */
+function useCorrectionId(subject: Subject): void {
+  const { sent } = useOutbox();
+  const found = sent.get(subject.key)?.correction_id;
+  useEffect(() => {
+    if (found !== undefined && subject.correctionId === null) advance({ correctionId: found });
+  }, [found, subject.correctionId]);
+}
