@@ -34,7 +34,11 @@ export function Runs() {
           itself.
         </p>
       )}
-      {overview.isPending && <Loading what="the models" lines={4} />}
+      {overview.isPending && (
+        <div className="runs-waiting">
+          <Loading what="the models" lines={4} />
+        </div>
+      )}
       {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
@@ -74,14 +78,12 @@ function RunList({ models }: { models: readonly string[] }) {
   return (
     <section className="stack" aria-label="Runs">
       <div className="row runs-filters">
-        {(models.length > 1 || model !== null) && (
-          <Filter
-            name="Model"
-            parameter="model"
-            all="Every model"
-            options={models.map((name) => [name, name])}
-          />
-        )}
+        <Filter
+          name="Model"
+          parameter="model"
+          all="Every model"
+          options={models.map((name) => [name, name])}
+        />
         <Filter name="State" parameter="status" all="Any state" options={STATES} />
         <Filter name="Started" parameter="trigger" all="Any way" options={Object.entries(TRIGGERS)} />
         {isFiltered && (
