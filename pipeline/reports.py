@@ -43,6 +43,7 @@ from core.settings import settings
 from pipeline import dataset, versions
 from pipeline.gate import GateParams
 from pipeline.metrics import wilson_interval
+from pipeline.workspace import WorkspaceError
 
 MOST_CORRECTIONS = 2_000  # shown as images; all are counted
 MOST_CONFUSED = 60  # categories of the matrix that is sent: 1,000 would be a million cells
@@ -228,8 +229,10 @@ def git_objects(home: Path, names: Sequence[str]) -> dict[str, tuple[str, bytes]
         env={**environment, "LC_ALL": "C"},
         input="".join(f"{name}\n" for name in names).encode(),
         capture_output=True,
-        check=True,
+        check=False,
     )
+    if done.returncode != 0:
+        raise WorkspaceError(f"git cat-file failed in {home}: {done.stderr.decode(errors='replace').strip()}")
     found, output, at = {}, done.stdout, 0
     for name in names:
         end = output.index(b"\n", at)
