@@ -1,18 +1,8 @@
-/**
- * What the viewer's pages ask for, and in which shape it comes. The viewer's own OpenAPI leaves its answers open, so
- * the shapes are written down here, as viewer/app.py tells them.
- */
+/** What the viewer's pages ask for. Shapes come from the services' OpenAPI; a run's is told more exactly in shared/runs.ts. */
 import { type GatewayComponents, gateway, viewer } from "../shared/api/client.ts";
 import type { components as ViewerComponents } from "../shared/api/viewer.ts";
 import type { Run, StageName } from "../shared/runs.ts";
 
-type Asked = {
-  path?: Record<string, string | number>;
-  query?: Record<string, string | number | boolean | null | undefined>;
-  signal?: AbortSignal;
-  timeoutMs?: number;
-};
-const askViewer = viewer.get as unknown as <Answer>(path: string, asked?: Asked) => Promise<Answer>;
 type Schemas = ViewerComponents["schemas"];
 
 export type Overview = Schemas["Overview"];
@@ -39,16 +29,25 @@ export interface RunPage {
 
 export const RUNS_A_PAGE = 100;
 
-export const askRuns = (
-  filter: RunFilter,
+export const askRuns = async (
+  { model, status, trigger }: RunFilter,
   before: number | null,
   signal?: AbortSignal,
   limit = RUNS_A_PAGE,
-): Promise<RunPage> =>
-  askViewer("/pipeline_runs", { query: { ...filter, before, limit }, ...(signal && { signal }) });
+): Promise<RunPage> => {
+  // The address may hold a state or trigger that there is not: the viewer says so.
+  const filter = { model, status, trigger } as unknown as { model: string };
+  const page = await viewer.get("/pipeline_runs", {
+    query: { ...filter, before, limit },
+    ...(signal && { signal }),
+  });
+  return { runs: page.runs.map(asRun), next_before: page.next_before };
+};
 
-export const askRun = (run_id: number, signal?: AbortSignal): Promise<Run> =>
-  askViewer("/pipeline_runs/{run_id}", { path: { run_id }, ...(signal && { signal }) });
+export const askRun = async (run_id: number, signal?: AbortSignal): Promise<Run> =>
+  asRun(await viewer.get("/pipeline_runs/{run_id}", { path: { run_id }, ...(signal && { signal }) }));
+
+const asRun = (answered: Schemas["Run"]): Run => answered as unknown as Run;
 
 /** Whatever a run has not got to, or what retention took away, is null. */
 export type Report = Schemas["Report"];
@@ -81,84 +80,28 @@ export const askAddedImages = (
     ...(signal && { signal }),
   });
 
-export interface Version {
-  version: number;
-  run_id: number | null;
-  created_at: string;
-  dataset_version: number | null;
-  verdict_sentence: string | null;
-  /** It was live at some time, or is. */
-  promoted: boolean;
-  holdout_accuracy: number | null;
-  figures: Record<string, unknown> | null;
-  weights_removed_at: string | null;
-  aliases: string[];
-  live: { from: string; to: string | null }[];
-  mlflow_url: string | null;
-}
+export type Version = Schemas["ModelVersion"];
+export type LedgerItem = Schemas["LedgerItem"];
+export type Comparison = Schemas["Comparison"];
 
-export const askVersions = (name: string, signal?: AbortSignal): Promise<{ items: Version[] }> =>
-  askViewer("/models/{name}/versions", { path: { name }, ...(signal && { signal }) });
+export const VERSIONS_A_PAGE = 200;
 
-export interface LedgerItem {
-  id: number;
-  action: "promote" | "rollback" | (string & {});
-  version: number;
-  replaced_version: number | null;
-  run_id: number | null;
-  actor: string;
-  reason: string;
-  opened_at: string;
-  outcome: string | null;
-  closed_at: string | null;
-}
+export const askVersions = (name: string, signal?: AbortSignal, before: number | null = null) =>
+  viewer.get("/models/{name}/versions", {
+    path: { name },
+    query: { limit: VERSIONS_A_PAGE, before },
+    ...(signal && { signal }),
+  });
 
-export const askLedger = (name: string, signal?: AbortSignal): Promise<{ items: LedgerItem[] }> =>
-  askViewer("/models/{name}/ledger", { path: { name }, ...(signal && { signal }) });
+export const askLedger = (name: string, signal?: AbortSignal) =>
+  viewer.get("/models/{name}/ledger", { path: { name }, ...(signal && { signal }) });
 
-export const askLive = (
-  name: string,
-  at: string,
-  signal?: AbortSignal,
-): Promise<{ version: number | null; since: string | null }> =>
-  askViewer("/models/{name}/live", { path: { name }, query: { at }, ...(signal && { signal }) });
+export const askLive = (name: string, at: string, signal?: AbortSignal) =>
+  viewer.get("/models/{name}/live", { path: { name }, query: { at }, ...(signal && { signal }) });
 
-export interface Comparison {
-  a: Version;
-  b: Version;
-  /** Both asked about the same images now; the difference is b less a. */
-  holdout?: {
-    of: "holdout" | "generated";
-    dataset_version: number;
-    images: number;
-    sampled_from: number;
-    a: HoldoutSide;
-    b: HoldoutSide;
-    difference: { points: number; low: number | null; high: number | null };
-  } | null;
-  /** What could not be compared, and why. */
-  missing?: string[];
-  categories: { name: string; a_recall: number | null; b_recall: number | null; images: number }[] | null;
-  differ: {
-    count: number;
-    items: {
-      correction_id: string | null;
-      sha256: string;
-      label: string;
-      image: string;
-      a_label: string | null;
-      b_label: string | null;
-    }[];
-  } | null;
-}
-
-export const askComparison = (
-  name: string,
-  a: number,
-  b: number,
-  signal?: AbortSignal,
-): Promise<Comparison> =>
-  askViewer("/models/{name}/compare", {
+/** Both are asked about the same images when they have not been before: that takes a while. */
+export const askComparison = (name: string, a: number, b: number, signal?: AbortSignal) =>
+  viewer.get("/models/{name}/compare", {
     path: { name },
     query: { a, b },
     timeoutMs: 120_000,

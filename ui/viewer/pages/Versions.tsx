@@ -1,6 +1,6 @@
 /** The versions of a model: which was live when and why, any two side by side, promoting and rolling back. */
-import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useId, useState } from "react";
+import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
+import { useId, useMemo, useState } from "react";
 import { Link } from "wouter";
 import { useParameter } from "../../shared/address.ts";
 import { Button } from "../../shared/components/Button.tsx";
@@ -8,7 +8,7 @@ import { Card } from "../../shared/components/Card.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
-import { count, duration, percent } from "../../shared/format.ts";
+import { count, counted, duration, percent } from "../../shared/format.ts";
 import { useLive } from "../../shared/live.ts";
 import { askLedger, askLive, askVersions, type LedgerItem, type Version } from "../data.ts";
 import { Promote, ResumePromotion, RollBack } from "../parts/actions.tsx";
@@ -18,6 +18,7 @@ import { useOverview } from "../runs.ts";
 import "./Versions.css";
 
 const FIRST = 8;
+const MORE = 40;
 
 export function Versions() {
   const overview = useOverview();
@@ -64,16 +65,20 @@ function OfModel({ name }: { name: string }) {
     void queries.invalidateQueries({ queryKey: ["versions", name] });
     void queries.invalidateQueries({ queryKey: ["ledger", name] });
   });
-  const versions = useQuery({
-    queryKey: ["versions", name],
-    queryFn: ({ signal }) => askVersions(name, signal),
+  const versions = useInfiniteQuery({
+    queryKey: ["versions", name, "all"],
+    queryFn: ({ pageParam, signal }) => askVersions(name, signal, pageParam),
+    initialPageParam: null as number | null,
+    getNextPageParam: (page) => page.next_before,
   });
   const ledger = useQuery({ queryKey: ["ledger", name], queryFn: ({ signal }) => askLedger(name, signal) });
   const overview = useOverview().data?.models.find((model) => model.name === name);
-  const items = versions.data?.items ?? [];
+  const items = useMemo(() => versions.data?.pages.flatMap((page) => page.items) ?? [], [versions.data]);
+  const isRegistryAway = versions.data?.pages[0]?.aliases_from === "ledger";
   const live = items.find(({ aliases }) => aliases.includes("champion"));
   const previous = versions.data
-    ? (items.find(({ aliases }) => aliases.includes("previous"))?.version ?? null)
+    ? (items.find(({ aliases }) => aliases.includes("previous"))?.version ??
+      (isRegistryAway ? undefined : null))
     : undefined;
   return (
     <>
@@ -94,6 +99,12 @@ function OfModel({ name }: { name: string }) {
       )}
       {items.length > 0 && (
         <>
+          {isRegistryAway && (
+            <p className="versions-paused small" role="status">
+              MLflow does not answer just now: what can be rolled back to is not known, and nothing can be put
+              live.
+            </p>
+          )}
           <section className="versions-live" aria-label="What is live">
             <div>
               <p className="versions-live-name">
@@ -124,7 +135,12 @@ function OfModel({ name }: { name: string }) {
             </div>
           </section>
           <div className="versions-columns">
-            <VersionList name={name} versions={items} live={live?.version ?? null} />
+            <VersionList
+              name={name}
+              versions={items}
+              live={live?.version ?? null}
+              more={versions.hasNextPage ? () => void versions.fetchNextPage() : undefined}
+            />
             <Card title="What was live when">
               <LiveAt name={name} />
               {ledger.isPending && <Loading what="the ledger" lines={6} />}
@@ -149,12 +165,14 @@ interface VersionListProps {
   name: string;
   versions: readonly Version[];
   live: number | null;
+  /** There are older ones to ask for. */
+  more: (() => void) | undefined;
 }
 
-function VersionList({ name, versions, live }: VersionListProps) {
+function VersionList({ name, versions, live, more }: VersionListProps) {
   const [shown, setShown] = useState(FIRST);
   return (
-    <Card title={`All ${count(versions.length)}`}>
+    <Card title={more ? `The newest ${count(versions.length)}` : counted(versions.length, "version")}>
       <ul className="versions-list">
         {versions.slice(0, shown).map((version) => (
           <li key={version.version} className="versions-item">
@@ -191,8 +209,14 @@ function VersionList({ name, versions, live }: VersionListProps) {
           </li>
         ))}
       </ul>
-      {versions.length > shown && (
-        <Button kind="quiet" onClick={() => setShown(shown + 40)}>
+      {(versions.length > shown || more) && (
+        <Button
+          kind="quiet"
+          onClick={() => {
+            setShown(shown + MORE);
+            if (versions.length <= shown + MORE) more?.();
+          }}
+        >
           Show older ones
         </Button>
       )}
@@ -292,7 +316,7 @@ function Timeline({ items }: { items: readonly LedgerItem[] }) {
         ))}
       </ol>
       {items.length > shown && (
-        <Button kind="quiet" onClick={() => setShown(shown + 40)}>
+        <Button kind="quiet" onClick={() => setShown(shown + MORE)}>
           Show older ones
         </Button>
       )}

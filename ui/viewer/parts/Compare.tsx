@@ -143,7 +143,6 @@ function Figures({ comparison: { a, b } }: { comparison: Comparison }) {
     ["Trained on", ({ dataset_version: dataset }) => (dataset === null ? "unknown" : `dataset ${dataset}`)],
     ["Made", ({ created_at }) => <LocalTime at={created_at} />],
     ["By", ({ run_id }) => (run_id === null ? "–" : <Link href={`/runs/${run_id}`}>run {run_id}</Link>)],
-    ["The gate said", ({ verdict_sentence: sentence }) => <span className="small">{sentence ?? "–"}</span>],
     ["Was live", ({ live }) => (live.length === 0 ? "never" : counted(live.length, "time"))],
   ];
   return (

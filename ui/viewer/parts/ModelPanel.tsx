@@ -28,9 +28,8 @@ export function ModelPanel({ model, isAlive }: Props) {
     queryKey: ["versions", name, champion?.version],
     queryFn: ({ signal }) => askVersions(name, signal),
   }).data;
-  const previous = versions
-    ? (versions.items.find(({ aliases }) => aliases.includes("previous"))?.version ?? null)
-    : undefined;
+  const known = versions?.items.find(({ aliases }) => aliases.includes("previous"))?.version;
+  const previous = known ?? (versions?.aliases_from === "registry" ? null : undefined);
   const canResume = last && last.run_id !== model.active_run && whyNoResume(last, last.run_id) === undefined;
   return (
     <section className="model-panel" aria-label={`Model ${name}`}>
