@@ -151,7 +151,7 @@ function Figures({ comparison: { a, b } }: { comparison: Comparison }) {
       rows={rows}
       rowKey={([name]) => name}
       columns={[
-        { name: "", cell: ([name]) => name, isHeader: true },
+        { name: "Figure", cell: ([name]) => name, isHeader: true },
         { name: `Version ${a.version}`, cell: ([, cell]) => cell(a) },
         { name: `Version ${b.version}`, cell: ([, cell]) => cell(b) },
       ]}

@@ -339,7 +339,7 @@ function Matrix({ categories, counts, images: what }: MatrixProps) {
                     {images > 0 && (
                       <span
                         className="matrix-shade"
-                        style={{ opacity: 0.12 + (0.5 * images) / of }}
+                        style={{ opacity: 0.1 + (0.3 * images) / of }}
                         aria-hidden="true"
                       />
                     )}

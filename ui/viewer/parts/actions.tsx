@@ -85,7 +85,7 @@ export function Retrain({ model, isAlive }: { model: ModelOverview; isAlive: boo
     <AskedAction
       name="Retrain now"
       kind="primary"
-      label={`Retrain ${model.name} now`}
+      label={`Retrain now: ${model.name}`}
       because={whyNoRun(model, isAlive)}
       title={`Retrain ${model.name}?`}
       confirm="Start the run"
@@ -184,7 +184,13 @@ export function Resume({ run, newest }: { run: Run; newest: number | undefined }
 }
 
 /** Kept in the ledger for ever; empty: the default is sent. */
-export function Reason({ value, onChange }: { value: string; onChange: (value: string) => void }) {
+interface ReasonProps {
+  value: string;
+  onChange: (value: string) => void;
+  example: string;
+}
+
+export function Reason({ value, onChange, example }: ReasonProps) {
   const id = useId();
   return (
     <div className="actions-reason">
@@ -194,7 +200,7 @@ export function Reason({ value, onChange }: { value: string; onChange: (value: s
         type="text"
         value={value}
         maxLength={300}
-        placeholder="it mistakes cats for dogs"
+        placeholder={example}
         onChange={(event) => onChange(event.target.value)}
       />
     </div>
@@ -221,7 +227,7 @@ export function RollBack({ model, live, previous }: RollBackProps) {
     <AskedAction
       name="Roll back"
       kind="danger"
-      label={`Roll ${model} back`}
+      label={`Roll back: ${model}`}
       because={because}
       title={`Roll back to ${target}?`}
       confirm="Roll back"
@@ -239,7 +245,7 @@ export function RollBack({ model, live, previous }: RollBackProps) {
         Within seconds {target} of {model} answers instead of version {live}; no request is lost meanwhile.
         Runs then put nothing live by themselves until somebody resumes promotion.
       </p>
-      <Reason value={reason} onChange={setReason} />
+      <Reason value={reason} onChange={setReason} example="it mistakes cats for dogs" />
     </AskedAction>
   );
 }
@@ -294,7 +300,7 @@ export function Promote({ model, version, live }: { model: string; version: Vers
       {version.verdict_sentence && (
         <p className="actions-said">The gate said of it: {version.verdict_sentence}</p>
       )}
-      <Reason value={reason} onChange={setReason} />
+      <Reason value={reason} onChange={setReason} example="better on our own drawings" />
     </AskedAction>
   );
 }
