@@ -204,7 +204,8 @@ def sentence(
         case CorrectionStatus.withdrawn:
             return _withdrawn_sentence(correction, trained, champion)
         case CorrectionStatus.accepted:
-            return f"Received: it waits for the next run{_queue_words(queue)}.{_missing_words(category, missing)}"
+            words = _missing_words(category, missing, counted=", those that wait included,")
+            return f"Received: it waits for the next run{_queue_words(queue)}.{words}"
         case CorrectionStatus.quarantined:
             reason = correction.reason or "no reason was recorded"
             return f"Set aside for a person to look at, and not trained on: {reason.rstrip('.')}."
@@ -260,13 +261,13 @@ def _queue_words(queue: dict[str, int | None] | None) -> str:
     return f" ({count} {'waits' if count == 1 else 'wait'})"
 
 
-def _missing_words(category: Category, missing: int) -> str:
+def _missing_words(category: Category, missing: int, counted: str = "") -> str:
     if category.state is CategoryState.retired:
         return f" The category {category.name} is retired: nothing is trained on it."
     if not missing:
         return ""
     images = "image" if missing == 1 else "images"
-    return f" The category {category.name} is new: {missing} more training {images} and it can be learned."
+    return f" The category {category.name} is new: {missing} more training {images}{counted} and it can be learned."
 
 
 def _withdrawn_sentence(correction: Correction, trained: Sequence[int], champion: int | None) -> str:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.stack import Stack, drawings, encode, running_stack
+from tests.support.stack import Stack, drawings, encode
 
 CATEGORIES = ("airplane", "banana", "bird", "book", "cat", "clock", "dog", "flower", "house", "rainbow")
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running_stack(starter_drawings=300, epochs=3) as started:
-        yield started
 
 
 class Traffic:

@@ -49,8 +49,8 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             None,
             queue(12, 0),
-            "Received: it waits for the next run (12 wait). The category unicorn is new: 7 more training images "
-            "and it can be learned.",
+            "Received: it waits for the next run (12 wait). The category unicorn is new: 7 more training images, "
+            "those that wait included, and it can be learned.",
         ),
         (
             "merged",
