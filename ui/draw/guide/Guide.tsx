@@ -82,7 +82,7 @@ function Steps({ model, subject }: { model: Model; subject: Subject }) {
           <Samples model={model} subject={subject} sending={sending} isOver={isOver} />
         </Step>
         <Step state={isOver ? "done" : hasSamples ? "now" : "later"} title="Retrain">
-          <Retrain model={model} subject={subject} run={run} isReady={hasSamples} />
+          <Retrain model={model} run={run} isReady={hasSamples} />
         </Step>
         <Step state={isOver ? "now" : "later"} title="See what it learned">
           {isOver ? (
@@ -201,12 +201,11 @@ function useWithdraw(model: Model) {
 
 interface RetrainProps {
   model: Model;
-  subject: Subject;
   run: UseQueryResult<Run>;
   isReady: boolean;
 }
 
-function Retrain({ model, subject, run, isReady }: RetrainProps) {
+function Retrain({ model, run, isReady }: RetrainProps) {
   const start = useMutation({
     mutationFn: async () => {
       try {
@@ -223,7 +222,7 @@ function Retrain({ model, subject, run, isReady }: RetrainProps) {
   const missing = model.corrections_needed;
   const retrain = (
     <Button
-      kind="primary"
+      kind={run.data === undefined ? "primary" : "plain"}
       busy={start.isPending}
       because={
         !isReady
@@ -234,26 +233,22 @@ function Retrain({ model, subject, run, isReady }: RetrainProps) {
       }
       onClick={() => start.mutate()}
     >
-      Retrain now
+      {run.data === undefined ? "Retrain now" : "Retrain once more"}
     </Button>
   );
   return (
     <>
       {model.promotion_paused && <Paused model={model} />}
-      {run.data === undefined || !(isActive(run.data) || subject.runId === null) ? (
+      {(run.data === undefined || !isActive(run.data)) && (
         <div className="row">
-          {run.data === undefined ? (
-            retrain
-          ) : (
-            <Button onClick={() => start.mutate()}>Retrain once more</Button>
-          )}
+          {retrain}
           <span className="soft small">
             {estimate === null
               ? "No run went through yet: a minute or two."
               : `Takes about ${duration(estimate.seconds)}, as the last ${counted(estimate.runs, "run")} did.`}
           </span>
         </div>
-      ) : null}
+      )}
       {run.data && <StageLights run={run.data} estimate={estimate} />}
       {run.isError && <p role="alert">{run.error.message}</p>}
       {start.error && <p role="alert">{start.error.message}</p>}

@@ -235,7 +235,7 @@ function Headline({ asked, now }: { asked: Asked; now: Said | null }) {
             : "Looks like"}
       </p>
       <p className="draw-word">
-        <Word label={now?.answer?.label ?? answer.label} corrected={now?.label} pale={!isFinal && !now} />
+        <Word label={answer.label} corrected={now?.label} pale={!isFinal && !now} />
       </p>
     </div>
   );
