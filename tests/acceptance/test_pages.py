@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -139,15 +139,15 @@ def test_a_correction_made_while_everything_is_away_arrives_once(page: Page, sta
     page.goto(stack.url("UI"))
     assert stack.supervisor_pid is not None
     supervisor = psutil.Process(stack.supervisor_pid)
-    gone = {
-        "gateway": lambda: service(stack, "api").kill(),
-        "database": lambda: psutil.Process(postmaster_pid(stack)).kill(),
-    }
-    for number, kill in enumerate(gone.values()):
+    gone: tuple[Callable[[], psutil.Process], ...] = (
+        lambda: service(stack, "api"),
+        lambda: psutil.Process(postmaster_pid(stack)),
+    )
+    for number, process in enumerate(gone):
         draw(page, [(x, y + 6 * number) for x, y in ZIGZAG])
         answered(page)
         with stopped(supervisor):  # so that it is away for as long as this test looks
-            kill()
+            process().kill()
             say_otherwise(page)
             expect(page.get_by_text("Safe in this browser.")).to_be_visible()
         receipt = page.get_by_role("article", name="Receipt of a correction")

@@ -35,7 +35,7 @@ export function ModelChoice() {
   return (
     <label className="model-choice">
       <span className="soft small">Model</span>
-      <select value={model?.name ?? ""} onChange={(event) => setModel(event.target.value)}>
+      <select aria-label="Model" value={model?.name ?? ""} onChange={(event) => setModel(event.target.value)}>
         {model === undefined && <option value="">none</option>}
         {data.models.map(({ name }) => (
           <option key={name}>{name}</option>
