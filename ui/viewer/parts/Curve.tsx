@@ -87,10 +87,7 @@ function Plot({ epochs }: { epochs: readonly Epoch[] }) {
         legend: { show: false },
         cursor: { drag: { x: false, y: false }, points: { show: false } },
         scales: {
-          x: {
-            time: false,
-            range: (_, low, high) => [Math.min(low, 1), Math.max(high, shownEpochs(shown.current))],
-          },
+          x: { time: false, range: () => epochRange(shownEpochs(shown.current)) },
           "%": {
             range: (_, low, high) => [
               Math.max(0, Math.floor(low / 10) * 10),
@@ -136,6 +133,7 @@ function Plot({ epochs }: { epochs: readonly Epoch[] }) {
   return <div ref={place} className="curve-plot" aria-hidden="true" />;
 }
 
+const epochRange = (epochs: number): [number, number] => (epochs <= 1 ? [0.5, 1.5] : [1, epochs]);
 const shownEpochs = (epochs: readonly Epoch[]): number => epochs.at(-1)?.epochs ?? epochs.length;
 
 function dataOf(epochs: readonly Epoch[]): uPlot.AlignedData {
