@@ -44,7 +44,9 @@ export function VerdictSentence({ run, rules }: SentenceProps) {
 
 function Measured({ rule }: { rule: GateRule | undefined }) {
   if (!rule || rule.value === null || rule.limit === null) return null;
-  const { value, limit, unit } = rule;
+  const { value, limit, unit, held } = rule;
+  // A rule with several clauses tells the figures of one: not those that say something else than its sentence.
+  if (unit === "points" && held !== value >= limit) return null;
   const write = (number: number) =>
     unit === "fraction"
       ? percent(number)

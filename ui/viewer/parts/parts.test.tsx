@@ -1,10 +1,11 @@
 import { render, screen } from "@testing-library/react";
 import { expect, test } from "vitest";
+import type { Run } from "../../shared/runs.ts";
 import { joined } from "../pages/Run.tsx";
 import { pair } from "./Compare.tsx";
 import { Intervals, ticksOf } from "./Intervals.tsx";
 import { flat, written } from "./Params.tsx";
-import { Categories, mistakesOf } from "./Verdict.tsx";
+import { Categories, mistakesOf, VerdictSentence } from "./Verdict.tsx";
 
 test("ticks are round, and within", () => {
   expect(ticksOf(-3.1, 9.2)).toEqual([0, 5]);
@@ -69,4 +70,14 @@ test("two versions are compared: those asked for, else the live one with the new
   expect(pair([3, 2, 1], 3, Number.NaN, Number.NaN)).toEqual([3, 2]);
   expect(pair([3, 2, 1], 3, Number.NaN, 3)).toEqual([2, 3]);
   expect(pair([1], 1, 9, 9)).toEqual([1, undefined]);
+});
+
+test("a figure that contradicts its rule is not shown", () => {
+  const rule = { name: "loss", limit: -5, value: -0.6, unit: "points" as const, held: false, sentence: "" };
+  const reasons = [{ name: "loss", passed: false, sentence: "it is worse on the real images", figures: {} }];
+  const run = { verdict: { promote: false, sentence: "Rejected.", reasons } } as unknown as Run;
+  const { rerender } = render(<VerdictSentence run={run} rules={[rule]} />);
+  expect(screen.queryByText(/the limit is/)).toBeNull();
+  rerender(<VerdictSentence run={run} rules={[{ ...rule, value: -5.6 }]} />);
+  expect(screen.getByText("−5.6 points; the limit is −5 points")).toBeTruthy();
 });
