@@ -8,10 +8,16 @@ import { Empty, Failed, Loading } from "../shared/components/states.tsx";
 import "./model.css";
 
 export type Model = GatewayComponents["schemas"]["ModelAnswer"];
+const AGAIN_MS = 5_000;
+
 type Models = GatewayComponents["schemas"]["ModelsAnswer"];
 
 export function useModels(): UseQueryResult<Models> {
-  return useQuery({ queryKey: ["models"], queryFn: ({ signal }) => gateway.get("/models", { signal }) });
+  return useQuery({
+    queryKey: ["models"],
+    queryFn: ({ signal }) => gateway.get("/models", { signal }),
+    refetchInterval: ({ state }) => (state.status === "error" ? AGAIN_MS : false), // it comes back by itself
+  });
 }
 
 /** undefined until the models are known, and for one that is not there. */

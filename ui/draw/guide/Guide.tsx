@@ -42,7 +42,7 @@ function Steps({ model, subject }: { model: Model; subject: Subject }) {
   const run = useRun(subject.runId);
   const sending = useSending(subject);
   useCorrectionId(subject);
-  const hasSamples = subject.samples > 0 && sending === 0;
+  const hasSamples = subject.samples > subject.removed && sending === 0;
   const isOver = run.data !== undefined && !isActive(run.data);
   return (
     <section className="guide" aria-labelledby="guide-title" id="guide">
@@ -124,7 +124,8 @@ interface SamplesProps {
 }
 
 function Samples({ model, subject, sending, isOver }: SamplesProps) {
-  const { label, samples, strokes } = subject;
+  const { label, samples, removed, strokes } = subject;
+  const inside = samples - removed;
   const side = model.input.width;
   const wanted = Math.min(samplesFor(label, model.categories), MOST_SAMPLES - samples);
   const shown = useMemo(
@@ -152,28 +153,24 @@ function Samples({ model, subject, sending, isOver }: SamplesProps) {
         wavy. They are marked <i>sample</i>, are never used to judge the model on real drawings, and can be
         removed at any time.
       </p>
-      <div
-        className="guide-samples"
-        role="img"
-        aria-label={`${SHOWN_SAMPLES} of the drawings that this page makes of yours`}
-      >
+      <div className="guide-samples">
         {shown.map((grey, number) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: the number makes the drawing
-          <Pixels key={number} grey={grey} side={side} size={44} alt="" />
+          <Pixels key={number} grey={grey} side={side} size={44} alt={`Sample ${number + 1}`} />
         ))}
       </div>
       <div className="row">
-        {(samples === 0 || isOver) && wanted > 0 && (
-          <Button kind={samples === 0 ? "primary" : "plain"} onClick={add}>
-            Add {wanted} {samples > 0 && "more "}sample corrections
+        {(inside === 0 || isOver) && wanted > 0 && (
+          <Button kind={inside === 0 ? "primary" : "plain"} onClick={add}>
+            Add {wanted} {inside > 0 && "more "}sample corrections
           </Button>
         )}
-        {samples > 0 && (
+        {inside > 0 && (
           <>
             <p aria-live="polite">
               {sending > 0
-                ? `${samples - sending} of ${samples} sent`
-                : `${counted(samples, "sample correction")} of ${label} ${samples === 1 ? "is" : "are"} in.`}
+                ? `${inside - sending} of ${inside} sent`
+                : `${counted(inside, "sample correction")} of ${label} ${inside === 1 ? "is" : "are"} in.`}
             </p>
             <Button kind="quiet" busy={withdraw.isPending} onClick={() => withdraw.mutate()}>
               Remove all samples
@@ -193,7 +190,7 @@ function useWithdraw(model: Model) {
     onSuccess: ({ withdrawn, by_the_next_run }) => {
       const later = by_the_next_run > 0 ? `; the next run takes ${by_the_next_run} out of the dataset` : "";
       say(`${counted(withdrawn, "sample")} removed${later}`);
-      if (guide.value.subject?.runId === null) restart();
+      advance({ removed: guide.value.subject?.samples ?? 0 });
       void queries.invalidateQueries();
     },
   });

@@ -19,6 +19,8 @@ export interface Subject {
   strokes: readonly Stroke[];
   /** Sample corrections made of it. */
   samples: number;
+  /** Of these, how many were removed again. */
+  removed: number;
   runId: number | null;
 }
 
@@ -40,11 +42,14 @@ export function dismiss(): void {
 }
 
 /** A drawing was said to be something else than answered: the guide is about it, unless it is about one already. */
-export function begin(said: Omit<Subject, "correctionId" | "samples" | "runId">): void {
+export function begin(said: Omit<Subject, "correctionId" | "samples" | "removed" | "runId">): void {
   const { isDismissed, subject } = guide.value;
   if (isDismissed || (subject !== null && subject.samples > 0)) return;
   const strokes = simplify(said.strokes);
-  keep({ isDismissed, subject: { ...said, strokes, correctionId: null, samples: 0, runId: null } });
+  keep({
+    isDismissed,
+    subject: { ...said, strokes, correctionId: null, samples: 0, removed: 0, runId: null },
+  });
 }
 
 export function advance(change: Partial<Subject>): void {

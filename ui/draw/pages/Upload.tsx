@@ -199,8 +199,8 @@ function One({ upload, model }: { upload: Uploaded; model: Model }) {
       </div>
       <div className="upload-say">
         <Say upload={upload} model={model} />
-        <Button kind="quiet" onClick={() => tray.remove([id])} aria-label={`Take ${name} away`}>
-          Take away
+        <Button kind="quiet" onClick={() => tray.remove([id])}>
+          Take away<span className="aloud"> {name}</span>
         </Button>
       </div>
     </article>
