@@ -18,6 +18,7 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def _add_client(app: FastAPI) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # streams stay for hours
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as client:
+            # Whoever asks brings cookies of their own: none may be kept here and sent with the next one's request.
+            client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             app.state.pages_client = client
             async with inner(app) as state:
                 yield state

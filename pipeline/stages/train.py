@@ -126,7 +126,8 @@ def training_data(images: Labelled, outputs: Sequence[Category], params: TrainPa
         raise StageError(
             "the dataset has no training images of an active category; import some (`emend import`), then run again"
         )
-    corrected = np.isin(images.table["source"].to_numpy()[training].astype(str), ("correction", "review"))
+    source = images.table["source"].to_numpy()[training].astype(str)
+    corrected = np.isin(source, ("correction", "review", "sample"))
     weights = balanced(targets[training], params.balance)
     weights = np.where(corrected, weights * params.correction_weight, weights).astype(np.float32)
     return TrainingData(

@@ -189,6 +189,14 @@ def test_a_request_arrives_as_it_was_sent(client: httpx.Client) -> None:
     assert len(answer.headers.get_list("set-cookie")) == 2
 
 
+def test_nobody_is_sent_under_the_cookie_of_somebody_before(client: httpx.Client) -> None:
+    assert client.get("/api/echo/first").headers.get_list("set-cookie")  # an actor's, from the service behind
+    client.cookies.clear()
+    assert "cookie" not in client.get("/api/echo/second").json()["headers"]
+    own = client.get("/api/echo/third", headers={"Cookie": "emend_actor=mine"}).json()["headers"]
+    assert own["cookie"] == "emend_actor=mine"
+
+
 def test_a_body_of_unknown_length_arrives(client: httpx.Client) -> None:
     assert client.post("/api/echo/x", content=iter([b"a" * 10, b"b" * 10])).json()["size_bytes"] == 20
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline import dataset
 from pipeline.dataset import Category
 from pipeline.params import TrainParams
 from pipeline.stages import StageError, StageRun
-from pipeline.stages.train import choose_schedule, decide_outputs, work
+from pipeline.stages.train import choose_schedule, decide_outputs, training_data, work
 from pipeline.training.export import read_weights
 
 PARAMS = {
@@ -68,6 +69,17 @@ def write_home(
 def make_champion(home: Path, version: int = 1) -> None:
     (home / "model").rename(home / "base")
     write_json(home / "base" / "version.json", {"version": version})
+
+
+def test_what_people_said_counts_more_samples_too_than_what_was_imported(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    stage = StageRun(tmp_path, None)
+    images = dataset.load(tmp_path, stage.params.input.spec, ("train",))
+    sources = ["import", "generated", "correction", "review", "sample", *["import"] * (len(images) - 5)]
+    at = images.table.schema.get_field_index("source")
+    images = replace(images, table=images.table.set_column(at, "source", pa.array(sources)))
+    weights = training_data(images, dataset.read_categories(tmp_path), stage.params.train).weights
+    assert [round(float(w / weights[0]), 3) for w in weights[:6]] == [1, 1, 8, 8, 8, 1]
 
 
 def test_the_stage_writes_the_model_its_figures_and_its_curve(tmp_path: Path) -> None:
