@@ -101,6 +101,10 @@ class Settings(BaseSettings):
         return url_of(self.host, self.viewer_port)
 
     @property
+    def ui_url(self) -> str:
+        return url_of(self.host, self.ui_port)
+
+    @property
     def orchestrator_url(self) -> str:
         return url_of(self.host, self.orchestrator_port)
 

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from core import __version__
 from core.errors import EmendError
@@ -48,7 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Which model.", envvar="EMEND_DEFAULT_MODEL")]
 RunId = Annotated[int, typer.Argument(help="The run's number, as `emend runs` shows it.")]
 
-Column = tuple[str, Callable[[dict[str, Any]], str]]  # its heading, and what it shows of a row
+Shown = tuple[str, Callable[[dict[str, Any]], str]]  # its heading, and what it shows of a row
 
 EXIT_OF = {"succeeded": 0, "halted": 3, "rejected": 4, "interrupted": 5, "cancelled": 5}
 COLOURS = {
@@ -83,7 +83,7 @@ def version() -> None:
 
 @app.command()
 def up() -> None:
-    """Start everything: PostgreSQL, MLflow, model server, gateway, viewer, orchestrator.
+    """Start everything: drawing page, viewer, gateway, model server, orchestrator, MLflow, PostgreSQL.
 
     The first start makes starter drawings and trains version 1 of `doodles`. Ctrl-C stops everything; starting
     again continues where it was.
@@ -104,7 +104,7 @@ def up() -> None:
             raise
         try:
             _first_start(watching)
-            watching.wait_until_ready({"mlflow", "serving", "gateway", "viewer", "orchestrator"}, 180)
+            watching.wait_until_ready(180)
             if not watching.stopping:
                 _print_addresses()
             watching.serve()
@@ -125,12 +125,12 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        services = Table("service", "address", "state", box=None, pad_edge=False)
+        services = Table("service", Column("address", overflow="fold"), "state", box=None, pad_edge=False)
         for service in found["services"]:
             state = "[green]answers[/green]" if service["answers"] else "[red]does not answer[/red]"
             services.add_row(service["name"], escape(service["url"]), state)
         out.print(services)
-        columns: list[Column] = [
+        columns: list[Shown] = [
             ("model", lambda m: escape(m["name"])),
             ("version", lambda m: str(m["champion"] or "none")),
             ("holdout", lambda m: _percent(m["holdout_accuracy"])),
@@ -270,7 +270,7 @@ def list_runs(
     if as_json:
         _print_json(found)
         return
-    columns: list[Column] = [
+    columns: list[Shown] = [
         ("run", lambda r: str(r["run_id"])),
         ("model", lambda r: escape(r["model"])),
         ("trigger", lambda r: r["trigger"]),
@@ -367,7 +367,7 @@ def ledger(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    columns: list[Column] = [
+    columns: list[Shown] = [
         ("when (UTC)", lambda e: _when(e["opened_at"])),
         (
             "what",
@@ -401,7 +401,7 @@ def corrections(
     if as_json:
         _print_json(found)
         return
-    columns: list[Column] = [
+    columns: list[Shown] = [
         ("when (UTC)", lambda c: _when(c["received_at"])),
         ("model", lambda c: escape(c["model"])),
         ("label", lambda c: escape(c["label"])),
@@ -562,15 +562,16 @@ def _name_first(files: Any, count: int, most: int, before: str = "") -> None:
 def _print_addresses() -> None:
     chosen = settings()
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("draw", escape(chosen.ui_url), "draw, upload, correct: begin here")
     table.add_row("gateway", escape(chosen.api_url), escape(f"how to ask it: {chosen.api_url}/docs"))
-    table.add_row("viewer", escape(chosen.viewer_url), "runs, stages, logs")
+    table.add_row("viewer", escape(chosen.viewer_url), "runs, versions, corrections")
     table.add_row("MLflow", escape(chosen.mlflow_display_url), "versions and training curves")
     table.add_row("model server", escape(chosen.serving_url), "what the gateway asks")
     out.print()
     out.print("[bold]Emend is up.[/bold]")
     out.print(table)
     out.print(
-        "\nNext: the short walk in README.md. `emend status` in another terminal; Ctrl-C stops everything."
+        f"\nNext: open {escape(chosen.ui_url)} and draw. `emend status` in another terminal; Ctrl-C stops everything."
     )
 
 
@@ -633,7 +634,7 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _table(columns: list[Column], rows: list[dict[str, Any]]) -> Table:
+def _table(columns: list[Shown], rows: list[dict[str, Any]]) -> Table:
     """Only what people wrote is broken into lines, and nothing is cut."""
     table = Table(box=None, pad_edge=False)
     for heading, _ in columns:

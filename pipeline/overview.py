@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-from sqlalchemy import func, select, text
+from sqlalchemy import func, make_url, select, text
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from core import receipts
@@ -28,6 +29,7 @@ def overview() -> dict[str, Any]:
     """{"services": [{name, url, answers}], "models": [...]}; models is empty while the database is away."""
     chosen = settings()
     urls = {
+        "drawing page": f"{chosen.ui_url}/healthz",
         "gateway": f"{chosen.api_url}/healthz",
         "viewer": f"{chosen.viewer_url}/healthz",
         "model server": f"{chosen.serving_url}/ping",
@@ -48,7 +50,7 @@ def overview() -> dict[str, Any]:
         database = True
     except (Unavailable, ConfigurationError):
         models, database = [], False
-    services.append({"name": "PostgreSQL", "url": "DATABASE_URL, or data/postgres", "answers": database})
+    services.append({"name": "PostgreSQL", "url": _database_address(), "answers": database})
     return {"services": services, "models": models}
 
 
@@ -87,6 +89,20 @@ def _model(db: Session, model: Model) -> dict[str, Any]:
         ),
         "promotion_paused": model.promotion_paused_at is not None,
     }
+
+
+def _database_address() -> str:
+    """Without password; of the embedded server its socket's folder, or where it lies while it does not run."""
+    chosen = settings()
+    try:
+        url = make_url(chosen.database_url)
+    except ArgumentError:
+        return "DATABASE_URL, which is no database address"
+    except ConfigurationError:
+        return f"{chosen.data_dir.resolve() / 'postgres'} (embedded)"
+    if chosen.database_url_setting is None:
+        return f"{url.query['host']} (embedded)"
+    return url.render_as_string(hide_password=True)
 
 
 def _answers(url: str) -> bool:

@@ -227,10 +227,10 @@ class Supervisor:
                 "and has that user and database"
             ) from exc
 
-    def wait_until_ready(self, names: set[str], seconds: float) -> None:
-        """Raises ConfigurationError that names what does not answer, and its log."""
+    def wait_until_ready(self, seconds: float) -> None:
+        """Until every service answers. Raises ConfigurationError that names what does not answer, and its log."""
         deadline = time.monotonic() + seconds
-        waiting = [c for c in self._children if c.service.name in names]
+        waiting = list(self._children)
         while waiting and not self._stopping.is_set():
             waiting = [c for c in waiting if not _answers(c.service.ready_url)]
             self.look()

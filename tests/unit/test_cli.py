@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 from sqlalchemy import select
 
+from core import database
 from core.database import (
     Category,
     CategoryState,
@@ -37,6 +38,7 @@ from core.database import (
     Trigger,
     session,
 )
+from core.settings import settings
 from pipeline import cli, models
 from pipeline.follow import Event, figures_in_words, sentence
 from tests.support.gateway import params
@@ -70,6 +72,13 @@ def add_model(name: str = "doodles") -> None:
 
 def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "out", Console(highlight=False, width=columns))
+
+
+def on_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment on the usual ports is nobody's business here."""
+    for name in ("API", "SERVING", "MLFLOW", "VIEWER", "UI", "ORCHESTRATOR"):
+        monkeypatch.setenv(f"EMEND_{name}_PORT", str(free_port()))
+    settings.cache_clear()
 
 
 @pytest.mark.usefixtures("emend_environment")
@@ -255,6 +264,7 @@ def test_a_rejected_run_is_called_so_once(capsys: pytest.CaptureFixture[str]) ->
 def test_long_lists_fit_a_terminal_and_are_not_cut(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    on_ports_of_its_own(monkeypatch)
     add_model()
     add_model("a-model-with-quite-a-long-name")
     verdict = "Promoted: " + "on the holdout " * 20 + "it is better."
@@ -309,6 +319,30 @@ def test_long_lists_fit_a_terminal_and_are_not_cut(
         assert all(part in first for part in whole), first
     for command in ("runs", "ledger"):
         assert " ".join(shown[command].split()).count("holdout") == 20
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_status_names_the_drawing_page_first_and_the_database_by_its_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_ports_of_its_own(monkeypatch)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hidden@127.0.0.1:1/emend")
+    settings.cache_clear()
+    database.engine.cache_clear()
+    assert exit_code("status", "--json") == 1
+    listed = json.loads(capsys.readouterr().out)["services"]
+    assert listed[0] == {"name": "drawing page", "url": settings().ui_url, "answers": False}
+    assert listed[-1] == {
+        "name": "PostgreSQL",
+        "url": "postgresql+psycopg2://me:***@127.0.0.1:1/emend",
+        "answers": False,
+    }
+
+
+def test_the_addresses_begin_with_the_page_to_draw_on(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_addresses()
+    lines = capsys.readouterr().out.split("Emend is up.\n")[1].splitlines()
+    assert lines[0].split()[:2] == ["draw", settings().ui_url]
 
 
 def test_a_stage_tells_its_figures_in_words_and_in_an_order_that_does_not_hang_on_the_database() -> None:
