@@ -25,15 +25,15 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from core import __version__
-from core.errors import EmendError
+from core.errors import Conflict, EmendError
 from core.settings import settings
 
 app = typer.Typer(
     name="emend",
-    help="An image classifier that gets better from its users' corrections.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # as markdown, "<category>/<image>" would lose its words
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 imports = typer.Typer(
     help="Take in many images at once: the next run learns from them.", no_args_is_help=True
@@ -46,7 +46,7 @@ err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Which model.", envvar="EMEND_DEFAULT_MODEL")]
-RunId = Annotated[int, typer.Argument(help="The run's number, as `emend runs` shows it.")]
+RunId = Annotated[int, typer.Argument(metavar="RUN", help="The run's number, as `emend runs` shows it.")]
 
 Shown = tuple[str, Callable[[dict[str, Any]], str]]  # its heading, and what it shows of a row
 
@@ -73,6 +73,21 @@ def _log_warnings_only() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print Emend's version.")
+    ] = False,
+) -> None:
+    """An image classifier that gets better from its users' corrections."""
 
 
 @app.command()
@@ -107,6 +122,7 @@ def up() -> None:
             watching.wait_until_ready(180)
             if not watching.stopping:
                 _print_addresses()
+                _print_resumable()
             watching.serve()
         finally:
             try:
@@ -146,7 +162,10 @@ def status(as_json: AsJson = False) -> None:
 
 @imports.command("quickdraw")
 def import_quickdraw(
-    directory: Annotated[Path, typer.Argument(help="Folder with <category>.npy or <category>.ndjson files.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIRECTORY", help="Folder with <category>.npy or <category>.ndjson files."),
+    ],
     model: ModelOption = "doodles",
     categories: Annotated[str | None, typer.Option(help="Only these, comma-separated: cat,dog.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many of each category.")] = None,
@@ -183,7 +202,10 @@ def import_quickdraw(
 @imports.command("folder")
 def import_folder(
     directory: Annotated[
-        Path, typer.Argument(exists=True, help="Folder, or tar, of <category>/<image> (PNG, JPEG, WebP).")
+        Path,
+        typer.Argument(
+            metavar="DIRECTORY", exists=True, help="Folder, or tar, of <category>/<image> (PNG, JPEG, WebP)."
+        ),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Which model; made if new.")],
     preset: Annotated[
@@ -224,9 +246,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Start a run: take in what waits, retrain, prove, promote."""
-    from pipeline import models, runs
+    from pipeline import first_start, models, runs
 
     models.require(model)
+    if model == first_start.MODEL and first_start.is_to_come():
+        raise Conflict(
+            f"version 1 of {model} is still to come: `emend up` draws its starter doodles and trains it; try again "
+            "when Emend is up"
+        )
     run_id = runs.request_run(model, requested_by=_who(), force=force)
     _follow_or_tell(run_id, 0, wait, as_json)
 
@@ -311,7 +338,7 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
 @app.command()
 def rollback(
     model: ModelOption = "doodles",
-    reason: Annotated[str, typer.Option(help="For the ledger.")] = "asked for on the command line",
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "rolled back by hand",
     as_json: AsJson = False,
 ) -> None:
     """Put the previous version back, and pause automatic promotion until `emend promotion-resume`."""
@@ -332,7 +359,7 @@ def rollback(
 def promote(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
     model: ModelOption = "doodles",
-    reason: Annotated[str, typer.Option(help="For the ledger.")] = "asked for on the command line",
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "promoted by hand",
     as_json: AsJson = False,
 ) -> None:
     """Put a version live by hand, whatever the gate said of it. Automatic promotion stays as it is."""
@@ -467,6 +494,14 @@ def reproduce(
     else:
         for name, same in found["same"].items():
             out.print(f"{escape(name)}: {'[green]the same[/green]' if same else '[red]differs[/red]'}")
+        if all(found["same"].values()):
+            out.print(f"[green]reproduced[/green]: run {run_id} gives the same bits again")
+        else:
+            out.print(
+                f"[red]not reproduced[/red]: run {run_id} gives other bits here. Same bits need the same kind of "
+                "processor, number of threads and requirements.lock",
+                soft_wrap=True,
+            )
     if not all(found["same"].values()):
         raise typer.Exit(1)
 
@@ -480,10 +515,12 @@ def _first_start(watching: Any) -> None:
         watching.look()
         return bool(watching.stopping)
 
-    run_id = first_start.prepare(_say, watching.while_looking)
-    while run_id is not None:
-        _say(f"training version 1 in run {run_id}, through the same pipeline as any later run")
-        for event in follow(run_id, gone=gone):
+    initial = first_start.prepare(_say, watching.while_looking)
+    while initial is not None:
+        run_id = initial.run_id
+        goes_on = "going on with" if initial.after else "training"
+        _say(f"{goes_on} version 1 in run {run_id}, through the same pipeline as any later run")
+        for event in follow(run_id, after=initial.after, gone=gone):
             line = sentence(event)
             if line is not None:
                 _say(line)
@@ -491,7 +528,7 @@ def _first_start(watching: Any) -> None:
                 _say(event.message)
         # Its orchestrator was killed, just now or before this start: go on.
         again = not watching.stopping and first_start.was_interrupted(run_id)
-        run_id = first_start.prepare(_say, watching.while_looking) if again else None
+        initial = first_start.prepare(_say, watching.while_looking) if again else None
 
 
 def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
@@ -506,10 +543,14 @@ def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
         return
     if not as_json:
         out.print(f"run {run_id}")
-    for event in follow(run_id, after=seen):
-        line = sentence(event)
-        if line is not None and not as_json:
-            out.print(line, soft_wrap=True, markup=False)
+    try:
+        for event in follow(run_id, after=seen):
+            line = sentence(event)
+            if line is not None and not as_json:
+                out.print(line, soft_wrap=True, markup=False)
+    except KeyboardInterrupt:
+        _say(f"run {run_id} goes on; `emend cancel {run_id}` ends it")
+        raise typer.Exit(130) from None
     found = runs.show_run(run_id)
     if as_json:
         _print_json(found)
@@ -573,6 +614,17 @@ def _print_addresses() -> None:
     out.print(
         f"\nNext: open {escape(chosen.ui_url)} and draw. `emend status` in another terminal; Ctrl-C stops everything."
     )
+
+
+def _print_resumable() -> None:
+    from pipeline import overview
+
+    for run in overview.interrupted_runs():
+        of = escape(run["model"])
+        out.print(
+            f"run {run['run_id']} of {of} was interrupted: `emend resume {run['run_id']}` goes on",
+            soft_wrap=True,
+        )
 
 
 @contextmanager

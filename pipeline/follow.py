@@ -83,7 +83,8 @@ def sentence(event: Event) -> str | None:
         )
     seconds = event.figures.get("duration_seconds")
     took = f"{seconds:6.1f} s" if isinstance(seconds, int | float) else ""
-    told = event.message or _told(event.stage, event.figures)
+    # Why a stage did not succeed is also how the run ended, which is told next.
+    told = _told(event.stage, event.figures)
     return f"  {event.stage:<10} {event.status:<10} {took}  {told}".rstrip()
 
 

@@ -18,6 +18,8 @@ from core.database import (
     ImportStatus,
     Model,
     Outcome,
+    Run,
+    RunStatus,
     Version,
     session,
 )
@@ -69,6 +71,16 @@ def corrections(model: str | None, status: str | None, limit: int) -> list[dict[
             )
         }
     return [c | {"live_correct": outcomes.get((c["correction_id"], live[c["model"]] or 0))} for c in listed]
+
+
+def interrupted_runs() -> list[dict[str, Any]]:
+    """[{run_id, model}]: those that `emend resume` goes on with, because no newer run came after them."""
+    with session() as db:
+        latest = select(func.max(Run.id)).group_by(Run.model)
+        found = db.scalars(
+            select(Run).where(Run.id.in_(latest), Run.status == RunStatus.interrupted).order_by(Run.id)
+        )
+        return [{"run_id": run.id, "model": run.model} for run in found]
 
 
 def _model(db: Session, model: Model) -> dict[str, Any]:

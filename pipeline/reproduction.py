@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.database import ACTIVE_RUN
 from core.settings import settings
 from pipeline import models, runs, workspace
 
@@ -26,6 +27,16 @@ def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dic
     """{"run_id", "same": {file: bool}, "folder"?}. Raises WorkspaceError when the run cannot be checked out."""
     run = runs.show_run(run_id)
     home = models.home_of(run["model"])
+    if run["version"] is None and not workspace.has_tag(home, f"run-{run_id}"):
+        if run["status"] in ACTIVE_RUN:
+            raise workspace.WorkspaceError(f"run {run_id} is {run['status']}; reproduce it when it has ended")
+        raise workspace.WorkspaceError(
+            f"run {run_id} was {run['status']} and trained nothing: there is nothing to reproduce. `emend runs` lists "
+            "those that made a version"
+            if run["status"] != "failed"
+            else f"run {run_id} failed before it had a trained version: there is nothing to reproduce; `emend show "
+            f"{run_id}` says why"
+        )
     if run["weights_removed_at"] is not None:
         raise workspace.WorkspaceError(
             f"the weights of run {run_id} were removed by retention (cleanup.keep_runs in {home / 'params.yaml'}): "
@@ -40,7 +51,7 @@ def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dic
         _dvc(target, "checkout", "--quiet")
         before = _hashes(target / "model")
         say("training again (dvc repro)")
-        _dvc(target, "repro", "--force")
+        _dvc(target, "repro", "--force", "--quiet")
         after = _hashes(target / "model")
     same = {name: before[name] == after[name] for name in COMPARED}
     return {"run_id": run_id, "same": same} | ({"folder": str(target)} if keep is not None else {})
@@ -51,7 +62,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _dvc(folder: Path, *arguments: str) -> None:
-    """Its output goes to the terminal: training takes a while. `python` in dvc.yaml must be this one."""
+    """Its advice to people who use DVC by hand is shown only when it failed. `python` in dvc.yaml must be this one."""
     binaries = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
@@ -61,7 +72,16 @@ def _dvc(folder: Path, *arguments: str) -> None:
         "EMEND_DATA_DIR": str(settings().data_dir.resolve()),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, stdout=sys.stderr, check=False
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode != 0:
-        raise workspace.WorkspaceError(f"dvc {arguments[0]} failed in {folder} (see above)")
+        raise workspace.WorkspaceError(
+            f"dvc {arguments[0]} failed in {folder}; it said:\n{done.stdout.strip()[-3_000:]}"
+        )

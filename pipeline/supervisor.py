@@ -21,6 +21,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -257,6 +258,10 @@ class Supervisor:
         failure: list[Exception] = []
 
         def do() -> None:
+            # What it starts inherits this: Ctrl-C goes to all of a terminal's processes, and a pool's would each print
+            # a traceback. This process hears it in its main thread. A pool's tracker lifts the block when it starts.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 work()
             except Exception as exc:  # noqa: BLE001 - raised again below, in the caller's thread

@@ -305,6 +305,43 @@ def test_a_stop_is_prompt_while_something_is_drawn(tmp_path: Path) -> None:
     released.set()
 
 
+# As `emend up` at its first start: a pool of processes, in a thread, and Ctrl-C at the terminal.
+DRAWING = """
+import multiprocessing, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from core.settings import Settings
+from pipeline.supervisor import Supervisor
+
+def draw() -> None:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(print, ["drawing", "drawing"]))
+        list(pool.map(time.sleep, [600, 600]))
+
+if __name__ == "__main__":
+    watching = Supervisor(Settings(EMEND_DATA_DIR=Path(sys.argv[1])), print)
+    signal.signal(signal.SIGINT, watching.request_stop)
+    print("stopped" if not watching.while_looking(draw) else "done", flush=True)
+"""
+
+
+def test_ctrl_c_while_something_is_drawn_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", tmp_path / "drawing.py", tmp_path],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+    wait_until(lambda: log.read_text().count("drawing") == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    assert log.read_text().splitlines() == ["drawing", "drawing", "stopped"]
+
+
 def test_what_is_done_while_looking_is_done_or_fails_as_it_would_alone(tmp_path: Path) -> None:
     watching = Supervisor(Settings(EMEND_DATA_DIR=tmp_path), lambda line: None)
     done: list[int] = []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from sqlalchemy import select
 
-from core import database
+from core import __version__, database
 from core.database import (
     Category,
     CategoryState,
@@ -337,6 +340,83 @@ def test_status_names_the_drawing_page_first_and_the_database_by_its_address(
         "url": "postgresql+psycopg2://me:***@127.0.0.1:1/emend",
         "answers": False,
     }
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_what_stands_in_angle_brackets(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("import", "folder", flag) == 0
+    assert "<category>/<image>" in capsys.readouterr().out
+
+
+def test_the_version_is_a_flag_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_run_before_version_1_was_begun_is_told_to_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model()
+    assert exit_code("run") == 1
+    assert "version 1 of doodles is still to come" in capsys.readouterr().err
+    with session() as db:
+        assert db.scalar(select(Run.id)) is None
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_ctrl_c_while_a_run_is_followed_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_model("pets")
+    real = time.sleep
+
+    def sleep(seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # while nothing takes the run up
+        real(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert exit_code("run", "--model", "pets") == 130
+    assert "run 1 goes on; `emend cancel 1` ends it" in capsys.readouterr().err
+    with session() as db:
+        assert db.get_one(Run, 1).status is RunStatus.queued
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_an_interrupted_run_is_named_unless_a_newer_one_came(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model()
+    add_model("pets")
+    with session() as db:
+        for model, status in (
+            ("pets", RunStatus.interrupted),
+            ("doodles", RunStatus.interrupted),
+            ("doodles", RunStatus.succeeded),
+        ):
+            db.add(Run(model=model, trigger=Trigger.manual, requested_by="test", status=status))
+            db.flush()
+    cli._print_resumable()
+    assert capsys.readouterr().out == "run 1 of pets was interrupted: `emend resume 1` goes on\n"
+
+
+@pytest.mark.usefixtures("emend_environment")
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (RunStatus.halted, "run 1 was halted and trained nothing"),
+        (RunStatus.running, "run 1 is running; reproduce it when it has ended"),
+        (RunStatus.failed, "run 1 failed before it had a trained version"),
+    ],
+)
+def test_a_run_that_trained_nothing_is_not_reproduced(
+    status: RunStatus, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.make("doodles", "doodles")
+    with session() as db:
+        db.add(Run(model="doodles", trigger=Trigger.manual, requested_by="test", status=status))
+    assert exit_code("reproduce", "1") == 1
+    assert says in capsys.readouterr().err
+
+
+def test_why_a_stage_failed_is_told_by_its_run_only() -> None:
+    assert sentence(Event(8, "train", "failed", "it is Friday", {})) == "  train      failed"
 
 
 def test_the_addresses_begin_with_the_page_to_draw_on(capsys: pytest.CaptureFixture[str]) -> None:
