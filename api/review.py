@@ -61,15 +61,20 @@ def decide(decisions: Sequence[Decision], reviewer: Reviewer, data_dir: Path) ->
         ).all()
     images = {row.image_sha256 for row in found}
     new_files: list[_NewFile] = []
+    all_decided = False
     with inbox.images_locked(images):
         try:
             with session() as db:
                 rows = {row.id: row for row in _locked(db, decisions)}
-                return [_decide(db, rows, each, reviewer, data_dir, new_files) for each in decisions]
+                results = [_decide(db, rows, each, reviewer, data_dir, new_files) for each in decisions]
+                all_decided = True
         except BaseException:
-            for model, sha256, path in new_files:
-                inbox.remove_unless_needed(model, sha256, [path])
+            # Else the commit failed, or only its answer did not come: rows that may stand keep their files.
+            if not all_decided:
+                for model, sha256, path in new_files:
+                    inbox.remove_unless_needed(model, sha256, [path])
             raise
+    return results
 
 
 def _locked(db: Session, decisions: Sequence[Decision]) -> Sequence[Correction]:

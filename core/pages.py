@@ -40,6 +40,9 @@ SAFE = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 FIRST_BYTE_SECONDS = 120.0  # to the head of an answer; a stream may then be silent as long as it likes
 CONNECT_SECONDS = 3.0
+MOST_NAME_CHARACTERS = (
+    200  # of a page's file; the file system would refuse longer ones with an error of its own
+)
 
 # Between two neighbours only (RFC 9110, 7.6.1), or this side's own.
 _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"}
@@ -104,7 +107,8 @@ async def addresses(request: Request) -> dict[str, str]:
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if name.startswith(".") or path.parent != folder or name.endswith(".gz") or not path.is_file():
+    known = len(name) <= MOST_NAME_CHARACTERS and not name.startswith(".") and not name.endswith(".gz")
+    if not known or path.parent != folder or not path.is_file():
         raise NotFound("there is nothing at this address; see /docs")
     return path
 
@@ -191,13 +195,14 @@ def _raw_path(request: Request, prefix: str) -> bytes:
     return path + (b"?" + query if query else b"")
 
 
-def _asked_headers(request: Request) -> list[tuple[str, str]]:
+def _asked_headers(request: Request) -> list[tuple[bytes, bytes]]:
+    """Bytes, because a cookie of another program on this machine may hold any of them."""
     kept = [
         (name, value)
-        for name, value in request.headers.items()
-        if name not in _NOT_ASKED and not name.startswith("sec-fetch-")
+        for name, value in request.headers.raw
+        if name.decode("latin-1") not in _NOT_ASKED and not name.startswith(b"sec-fetch-")
     ]
-    return [*kept, ("x-request-id", request.scope["state"]["request_id"])]
+    return [*kept, (b"x-request-id", request.scope["state"]["request_id"].encode())]
 
 
 def _has_body(request: Request) -> bool:

@@ -141,9 +141,12 @@ class Execution:
         return bookkeeping.final_status(run, self._results)
 
     def _stage(self, name: str, warm: WarmStages) -> None:
-        aliases = (
-            self._patiently(lambda: self._ask_aliases(name)) if name in bookkeeping.ASKS_ALIASES else None
-        )
+        if name in (
+            "promote",
+            "cleanup",
+        ):  # until the run ends: nobody promotes, rolls back or reconciles meanwhile
+            self._patiently(self._take_promotion_lock)
+        aliases = self._patiently(self._ask_aliases) if name in bookkeeping.ASKS_ALIASES else None
         if name == "train":
             self._ensure_mlflow_run()
         manifest = self._transaction(lambda db, run: self._begin(db, run, name, aliases))
@@ -274,10 +277,12 @@ class Execution:
             self._shutdown.wait(delay_seconds)
             delay_seconds = min(5.0, delay_seconds * 2)
 
-    def _ask_aliases(self, stage: str) -> Aliases:
-        if stage == "promote":  # until the run ends: nobody rolls back or reconciles meanwhile
+    def _take_promotion_lock(self) -> None:
+        if not self._promoting:
             promotion.take_promotion_lock(self._lock, self._model)
             self._promoting = True
+
+    def _ask_aliases(self) -> Aliases:
         with Registry(settings().mlflow_tracking_uri) as registry:
             return aliases_of(registry, self._model)
 

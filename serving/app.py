@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from core import telemetry
 from serving import metrics, on_demand
-from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
+from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError, UnknownVersion
 from serving.follower import Follower
 from serving.on_demand import OnDemand
 from serving.protocol import MOST_BODY_BYTES, parse, render
@@ -93,7 +93,10 @@ class ModelServer:
         return await self._invoke_live(request, request.path_params["name"])
 
     async def invoke_version(self, request: Request) -> Response:
-        name, number = request.path_params["name"], int(request.path_params["version"])
+        name, written = request.path_params["name"], request.path_params["version"]
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", written):
+            return _error(UnknownVersion(f"{name!r} has no such version; versions are numbered from 1"))
+        number = int(written)
 
         async def find() -> LoadedVersion:
             live = self._versions.peek(name)
@@ -170,9 +173,7 @@ def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Star
         routes=[
             Route("/invocations", server.invoke_default, methods=["POST"]),
             Route("/models/{name}/invocations", server.invoke_named, methods=["POST"]),
-            Route(
-                "/models/{name}/versions/{version:int}/invocations", server.invoke_version, methods=["POST"]
-            ),
+            Route("/models/{name}/versions/{version}/invocations", server.invoke_version, methods=["POST"]),
             Route("/ping", server.health),
             Route("/health", server.health),
             Route("/version", server.version),

@@ -144,7 +144,7 @@ def test_head_says_the_same_without_the_file(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/nothing", "/assets/nothing.js", "/assets", "/..%2Fsecret.txt", "/assets/..%2Findex.html", "/.env",
-     "/assets/index-abc.js.gz", "/%00", "/assets/%00"],
+     "/assets/index-abc.js.gz", "/%00", "/assets/%00", f"/{'a' * 3_000}", f"/assets/{'a' * 300}"],
 )  # fmt: skip
 def test_nothing_else_is_served(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
@@ -195,6 +195,12 @@ def test_nobody_is_sent_under_the_cookie_of_somebody_before(client: httpx.Client
     assert "cookie" not in client.get("/api/echo/second").json()["headers"]
     own = client.get("/api/echo/third", headers={"Cookie": "emend_actor=mine"}).json()["headers"]
     assert own["cookie"] == "emend_actor=mine"
+
+
+def test_a_cookie_of_another_program_on_this_machine_may_hold_any_letters(client: httpx.Client) -> None:
+    answer = client.get("/api/echo/x", headers={b"Cookie": "theirs=é".encode()})
+    assert answer.status_code == 207
+    assert answer.json()["headers"]["cookie"] == "theirs=é".encode().decode("latin-1")
 
 
 def test_a_body_of_unknown_length_arrives(client: httpx.Client) -> None:

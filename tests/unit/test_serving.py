@@ -710,3 +710,12 @@ def test_requests_for_other_versions_take_no_place_of_the_live_ones(
     monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
     assert ask(client, 2).status_code == 503
     assert client.post("/invocations", json={"inputs": images().tolist()}).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "x", "1.5", "9" * 5_000])
+def test_what_is_no_version_number_is_no_version(client: httpx.Client, version: str) -> None:
+    refused = client.post(
+        f"/models/doodles/versions/{version}/invocations", json={"inputs": images().tolist()}
+    )
+    assert refused.status_code == 404
+    assert "no such version" in refused.text
