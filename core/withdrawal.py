@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from core import pictures, telemetry
-from core.database import Correction, CorrectionStatus, Review
+from core.database import IN_DATASET, Correction, CorrectionStatus, Review
 from core.storage import write_durably
 
 SAMPLE = "sample"  # the source of drawings that ship with a page
@@ -70,6 +70,19 @@ def _accepted_reviews_of(correction_ids: Sequence[UUID]) -> ColumnElement[bool]:
         Correction.id.in_(correction_ids), Correction.review == Review.accept
     )
     return Correction.review_of.in_(accepted)
+
+
+def bring_back(db: Session, model: str, data_dir: Path) -> None:
+    """For all that is leaving, before a run takes its snapshot: what withdraw() could not bring back, since it still
+    waited when a run had it."""
+    leaving = db.scalars(
+        select(Correction)
+        .where(
+            Correction.model == model, Correction.withdrawn_at.is_not(None), Correction.status.in_(IN_DATASET)
+        )
+        .order_by(Correction.id)
+    ).all()
+    _bring_back(db, leaving, data_dir)
 
 
 def _bring_back(db: Session, leaving: Sequence[Correction], data_dir: Path) -> None:

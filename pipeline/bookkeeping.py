@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core import telemetry
+from core import telemetry, withdrawal
 from core.database import (
     IN_DATASET,
     Category,
@@ -134,6 +134,8 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     _adopt_dataset(db, run.model, home)
     model = db.get_one(Model, run.model)
     schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
+    withdrawal.bring_back(db, run.model, settings().data_dir)
+    db.flush()
     corrections = db.scalars(
         select(Correction)
         .where(Correction.model == run.model, or_(Correction.status == CorrectionStatus.accepted, _LEAVING))

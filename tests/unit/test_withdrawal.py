@@ -190,6 +190,39 @@ def test_what_others_said_too_waits_again(home: Path) -> None:
     assert f"inbox/cat/{name_of(pixels)}.png" in found["settled_files"]
 
 
+def test_what_others_said_too_waits_again_when_a_run_had_both(home: Path) -> None:
+    """Ann takes hers back after the snapshot: of what merge then says Bob's was a duplicate."""
+    pixels = picture(1)
+    ann, bob = (said(pixels, CorrectionStatus.accepted, actor) for actor in ("ann", "bob"))
+    run, manifest = snapshot()
+    take_back(ann)
+    shard(home, 1, [pixels])
+    record(run, manifest, {ann: "merged", bob: "duplicate"}, dataset_version=1)
+    assert (status(ann), status(bob)) == ("merged", "superseded")
+    assert in_manifest() == {ann: True, bob: False}
+    assert status(bob) == "accepted"
+    waiting = pictures.inbox_path(settings().data_dir, MODEL, "cat", name_of(pixels))
+    assert pictures.is_picture(waiting.read_bytes(), name_of(pixels))
+    assert in_manifest() == {ann: True, bob: False}  # also when that run stopped before its merge
+
+
+def test_what_others_said_too_waits_again_when_a_run_had_only_theirs(home: Path) -> None:
+    """Ann's is in the dataset, and goes while a run has Bob's: he waits still, so she cannot bring him back."""
+    pixels = picture(1)
+    shard(home, 1, [pixels])
+    ann = said(pixels, CorrectionStatus.merged, "ann", dataset_version=1)
+    bob = said(pixels, CorrectionStatus.accepted, "bob")
+    own = said(pixels, CorrectionStatus.superseded, "ann")
+    other = said(pixels, CorrectionStatus.superseded, "cid", category_id=1, label="dog")
+    run, manifest = snapshot()
+    take_back(ann)
+    assert status(bob) == "accepted"
+    record(run, manifest, {bob: "duplicate"}, dataset_version=1)
+    assert status(bob) == "superseded"
+    assert in_manifest() == {ann: True, bob: False}
+    assert (status(own), status(other)) == ("superseded", "superseded")
+
+
 @pytest.mark.usefixtures("home")
 def test_what_a_reviewer_accepted_goes_with_it() -> None:
     aside = said(
@@ -236,6 +269,11 @@ def snapshot() -> tuple[int, dict[str, Any]]:
         manifest = bookkeeping.before("ingest", db, run, {}, None)
         run.status = RunStatus.succeeded
         return run.id, manifest
+
+
+def in_manifest() -> dict[UUID, bool]:
+    """What the next run has, and whether it is to take it out."""
+    return {UUID(each["id"]): each["withdrawn"] for each in snapshot()[1]["corrections"]}
 
 
 def record(run: int, manifest: dict[str, Any], merged: dict[UUID, str], dataset_version: int) -> None:
