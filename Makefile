@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= auto
+ALONE := $(PYTHON) deploy/alone.py $(VENV)/.lock
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
@@ -29,9 +30,10 @@ check: check-pages ## The same checks without the set-up
 	$(BIN)/pytest
 
 pages: setup ui/dist/.built ## Build the web pages (ui/), with the Node of .venv where there is none
+	@:
 
 ui/dist/.built: $(PAGE_SOURCES) deploy/node.sh
-	@VENV=$(VENV) sh deploy/node.sh build
+	@VENV=$(VENV) $(ALONE) sh deploy/node.sh build
 	@touch $@
 
 check-pages: ui/dist/.built ## TypeScript, lint and layout, and vitest of the pages
@@ -44,12 +46,12 @@ setup-dev: $(VENV)/.installed-dev-$(TORCH)
 
 # The stamps' names hold TORCH, and one choice removes the others' stamps: a changed choice installs again.
 $(VENV)/.installed-$(TORCH): requirements.lock pyproject.toml deploy/install.sh
-	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh requirements.lock
+	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) $(ALONE) sh deploy/install.sh requirements.lock
 	@rm -f $(VENV)/.installed*
 	@touch $@
 
 $(VENV)/.installed-dev-$(TORCH): $(VENV)/.installed-$(TORCH) requirements-dev.lock deploy/test-packages.sh
-	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) sh deploy/install.sh requirements-dev.lock
+	@VENV=$(VENV) PYTHON=$(PYTHON) TORCH=$(TORCH) $(ALONE) sh deploy/install.sh requirements-dev.lock
 	@sh deploy/test-packages.sh
 	@touch $@
 
