@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -304,7 +305,7 @@ def list_runs(
         ("status", lambda r: _coloured(r["status"])),
         ("new", lambda r: "-" if r["new_images"] is None else str(r["new_images"])),
         ("version", lambda r: str(r["version"] or "-")),
-        ("seconds", lambda r: f"{sum(stage['duration_seconds'] or 0 for stage in r['stages']):.1f}"),
+        ("seconds", lambda r: f"{sum(map(_seconds, r['stages'])):.1f}"),
         ("what", lambda r: escape(_without_status(r["status"], r["message"]))),
     ]
     if _narrow():
@@ -328,9 +329,9 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     table = Table("stage", "status", "seconds", "figures", box=None, pad_edge=False)
     for stage in found["stages"]:
         figures = ", ".join(figures_in_words(stage["name"], stage["figures"]))
-        seconds = "-" if stage["duration_seconds"] is None else f"{stage['duration_seconds']:.2f}"
-        table.add_row(stage["name"], _coloured(stage["status"]), seconds, escape(stage["message"] or figures))
+        table.add_row(stage["name"], _coloured(stage["status"]), f"{_seconds(stage):.1f}", escape(figures))
     out.print(table)
+    _print_advice(found)
     if found["mlflow_url"]:
         out.print(f"MLflow: {escape(found['mlflow_url'])}", soft_wrap=True)
 
@@ -508,7 +509,7 @@ def reproduce(
 
 def _first_start(watching: Any) -> None:
     """With progress; returns early when a stop is requested."""
-    from pipeline import first_start
+    from pipeline import first_start, runs
     from pipeline.follow import follow, sentence
 
     def gone() -> bool:
@@ -526,6 +527,8 @@ def _first_start(watching: Any) -> None:
                 _say(line)
             elif event.stage is None and event.message and event.status not in ("queued", "running"):
                 _say(event.message)
+        if not watching.stopping:
+            _print_advice(runs.show_run(run_id))
         # Its orchestrator was killed, just now or before this start: go on.
         again = not watching.stopping and first_start.was_interrupted(run_id)
         initial = first_start.prepare(_say, watching.while_looking) if again else None
@@ -557,6 +560,7 @@ def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
     else:
         told = _without_status(found["status"], found["message"])
         out.print(f"{_coloured(found['status'])}: {escape(told)}", soft_wrap=True)
+        _print_advice(found)
     raise typer.Exit(EXIT_OF.get(found["status"], 1))
 
 
@@ -646,6 +650,29 @@ def _say(line: str) -> None:
 
 def _who() -> str:
     return f"{getpass.getuser()} (emend)"
+
+
+def _seconds(stage: dict[str, Any]) -> float:
+    """So far, of one that runs."""
+    if stage["duration_seconds"] is None and stage["status"] == "running":
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(stage["started_at"])).total_seconds())
+    return stage["duration_seconds"] or 0.0
+
+
+def _print_advice(run: dict[str, Any]) -> None:
+    """What to do when the gate refused a model's first version: there is nothing live to go back to."""
+    from core import receipts
+    from core.database import session
+
+    with session() as db:
+        if run["status"] != "rejected" or receipts.champion_version(db, run["model"]) is not None:
+            return
+    of = escape(run["model"])
+    out.print(
+        f"Next: more images of each category (`emend import folder DIRECTORY --model {of}`), then "
+        f"`emend run --model {of}`. What the gate asks of a first version: docs/gate.md",
+        soft_wrap=True,
+    )
 
 
 def _print_json(value: Any) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,12 +39,15 @@ from core.database import (
     Model,
     Run,
     RunStatus,
+    Stage,
+    StageStatus,
     Trigger,
     session,
 )
 from core.settings import settings
 from pipeline import cli, models
-from pipeline.follow import Event, figures_in_words, sentence
+from pipeline.follow import TOLD, Event, figures_in_words, sentence
+from pipeline.stages import STAGES
 from tests.support.gateway import params
 from tests.support.processes import free_port
 
@@ -431,13 +435,64 @@ def test_a_stage_tells_its_figures_in_words_and_in_an_order_that_does_not_hang_o
     told = sentence(event)
     assert told is not None
     assert told.endswith("new images 40, train 32, validation 3, holdout 5, conflicts 0")
-    judged = {"promoted": 1.0, "exam_broke": 1, "exam_images": 8, "holdout_images": 5}
+
+
+def test_figures_are_told_with_their_units_and_those_that_matter_little_not_at_all() -> None:
+    judged = {
+        "accuracy_low": 0.5, "corrections_broke": 1, "corrections_fixed": 4, "exam_images": 8,
+        "holdout_accuracy": 0.93217, "holdout_accuracy_champion": 0.92, "holdout_images": 500,
+    }  # fmt: skip
     assert figures_in_words("evaluate", judged) == [
-        "holdout images 5",
-        "exam questions 8",
-        "promoted 1",
-        "exam questions broke 1",
+        "holdout images 500",
+        "of these right 93.2 %",
+        "right before 92.0 %",
+        "corrections fixed 4",
+        "broken 1",
     ]
+    assert figures_in_words("promote", {"promoted": "yes", "live_after_seconds": 0.561}) == [
+        "promoted yes",
+        "live after 0.561 s",
+    ]
+    assert figures_in_words("cleanup", {"weights_freed_bytes": 2_340_000}) == ["weights freed 2.3 MB"]
+
+
+def test_every_stage_has_figures_worth_telling() -> None:
+    assert tuple(TOLD) == STAGES
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_the_seconds_of_a_stage_that_runs_count_on(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model()
+    with session() as db:
+        run = Run(model="doodles", trigger=Trigger.manual, requested_by="test", status=RunStatus.running)
+        db.add(run)
+        db.flush()
+        began = datetime.now(UTC) - timedelta(seconds=3_600)
+        db.add(
+            Stage(
+                run_id=run.id, name="train", position=4, attempt=1, status=StageStatus.running,
+                started_at=began,
+            )
+        )  # fmt: skip
+    assert exit_code("show", "1") == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row[:2] == ["train", "running"]
+    assert 3_600 <= float(row[2]) < 3_660
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_rejected_first_version_is_followed_by_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model("pets")
+    with session() as db:
+        for status in (RunStatus.rejected, RunStatus.cancelled):
+            db.add(Run(model="pets", trigger=Trigger.manual, requested_by="test", status=status))
+            db.flush()
+    assert exit_code("show", "1") == 0
+    shown = capsys.readouterr().out
+    assert "Next: more images of each category (`emend import folder DIRECTORY --model pets`)" in shown
+    assert "docs/gate.md" in shown
+    assert exit_code("show", "2") == 0
+    assert "Next:" not in capsys.readouterr().out
 
 
 # emend up
