@@ -161,6 +161,9 @@ class Postgres:
 
     def stop(self) -> None:
         self._server.stop()
+        if not _is_plain(self._folder):
+            with contextlib.suppress(OSError):
+                _socket_folder(self._folder, self._server.runtime_path).rmdir()
 
     def _create_database(self, name: str) -> None:
         engine = create_engine(

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import create_engine, make_url, pool, text
 
 from core.errors import ConfigurationError
 from core.settings import Settings
@@ -243,8 +243,11 @@ def test_the_database_works_in_a_folder_with_a_space(tmp_path: Path) -> None:
         postgres.look(lambda line: None)
         with engine.connect() as connection:
             assert connection.scalar(text("select 1")) == 1
+        sockets = Path(str(make_url(postgres.address("emend")).query["host"]))
+        assert sockets.is_dir()
     finally:
         postgres.stop()
+    assert not sockets.exists()
 
 
 def test_a_folder_that_the_database_cannot_work_in_is_refused_in_one_sentence(tmp_path: Path) -> None:
