@@ -7,16 +7,18 @@ the shard that `version` will add (absent when nothing is new), and `runs/<run>/
 
 Who is right about an image: a reviewer over a person, a person over an import, an import over a generated label; of
 one person's labels the latest; of two people's different labels neither, or the one already in the dataset. An image
-keeps the split of its first row for ever. Costs follow what is new: of the dataset only narrow columns are read, and no
-image is decoded but the few that may be copies of another.
+keeps the split of its first row for ever. When a person's label is withdrawn, what an import or a generated row had
+said is the image's label again. Costs follow what is new: of the dataset only narrow columns are read, and no image is
+decoded but the few that may be copies of another.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,10 @@ REAL = ("import", "correction", "review")  # sources that may enter the holdout,
 
 @dataclass(frozen=True)
 class Row:
-    """What merging asks of a row. category_id: None withdraws. position: in converted.parquet, -1 in the dataset."""
+    """What merging asks of a row. category_id: None withdraws. position: in converted.parquet, -1 in the dataset.
+
+    dataset_version: the shard of a row that a withdrawal may bring back, else None.
+    """
 
     position: int
     sha256: str
@@ -51,6 +56,7 @@ class Row:
     import_id: str | None
     split: str
     near_duplicate_of: str | None
+    dataset_version: int | None = None
 
     @property
     def rank(self) -> int:
@@ -72,7 +78,14 @@ class Decisions:
 
     def keep(self, row: Row) -> None:
         self.kept[row.sha256] = row
-        self._settle(row, "merged", None if row.category_id is not None else "label withdrawn")
+        self._settle(row, "merged", None)
+
+    def take_out(self, row: Row, beneath: Row | None) -> Row:
+        """row: a withdrawal. Returns what stands now: what was said beneath it, or no label."""
+        stands = row if beneath is None else beneath
+        self.kept[row.sha256] = stands
+        self._settle(row, "merged", "label withdrawn")
+        return stands
 
     def again(self, current: Row) -> None:
         self.taken_before.append(current)
@@ -94,18 +107,26 @@ class Decisions:
             self.outcomes[row.correction_id] = (outcome, reason)
 
 
-def decide(known: Mapping[str, Row], rows: Iterable[Row]) -> Decisions:
-    """known: the latest row of each image in the dataset. rows: the new ones, in order."""
+def decide(
+    known: Mapping[str, Row], rows: Iterable[Row], beneath: Mapping[str, Row] = MappingProxyType({})
+) -> Decisions:
+    """known: the latest row of each image in the dataset. rows: the new ones, in order.
+
+    beneath: the latest imported or generated row of the images of which something is withdrawn.
+    """
     decisions = Decisions()
     of_image: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         of_image[row.sha256].append(row)
     for sha, new in of_image.items():
         current = known.get(sha)
-        current = _take_bulk([r for r in new if r.rank < PERSON], current, decisions)
         current = _withdraw(
-            [r for r in new if r.rank >= PERSON and r.category_id is None], current, decisions
+            [r for r in new if r.rank >= PERSON and r.category_id is None],
+            current,
+            beneath.get(sha),
+            decisions,
         )
+        current = _take_bulk([r for r in new if r.rank < PERSON], current, decisions)
         current = _take_reviews(
             [r for r in new if r.rank == REVIEWER and r.category_id is not None], current, decisions
         )
@@ -133,10 +154,13 @@ def _take_bulk(rows: Sequence[Row], current: Row | None, decisions: Decisions) -
     return current
 
 
-def _withdraw(rows: Sequence[Row], current: Row | None, decisions: Decisions) -> Row | None:
+def _withdraw(
+    rows: Sequence[Row], current: Row | None, beneath: Row | None, decisions: Decisions
+) -> Row | None:
     """A withdrawal has its correction's id, and takes the label away only while the label is that correction's.
 
-    What somebody else says of the image in the same run then gets its turn.
+    What was said beneath it comes back: else anybody could take an imported image out of the holdout. What somebody
+    else, or an import, says of the image in the same run then gets its turn.
     """
     for row in rows:
         if (
@@ -144,8 +168,7 @@ def _withdraw(rows: Sequence[Row], current: Row | None, decisions: Decisions) ->
             and current.category_id is not None
             and current.correction_id == row.correction_id
         ):
-            decisions.keep(row)
-            current = row
+            current = decisions.take_out(row, beneath)
         else:
             decisions.supersede(row, "withdrawn; the image's label was not, or no longer, this correction's")
     return current
@@ -233,7 +256,7 @@ def merge(stage: StageRun) -> Result:
     new = Converted(stage.folder / "converted.parquet")
     old = dataset.read_latest(stage.home, OLD_COLUMNS, manifest["dataset_version"])
     known = _known(old, new.rows)
-    decisions = decide(known, new.rows)
+    decisions = decide(known, new.rows, _beneath(stage.home, new.rows, manifest["dataset_version"]))
     kept = {sha: split_of_row(row, known.get(sha)) for sha, row in decisions.kept.items()}
     copies = _near_duplicates(stage, kept, known, new, old)
     kept |= {
@@ -241,7 +264,7 @@ def merge(stage: StageRun) -> Result:
     }
     rows = sorted(kept.values(), key=lambda row: row.position)
     if rows:
-        new.write(stage.folder / "images.parquet", rows)
+        new.write(stage.folder / "images.parquet", rows, stage.home)
     else:
         (stage.folder / "images.parquet").unlink(missing_ok=True)
     categories, counts = _grown(manifest["categories"], old, rows, stage.params.merge.min_images)
@@ -252,7 +275,7 @@ def merge(stage: StageRun) -> Result:
         for c, now in zip(manifest["categories"], categories, strict=True)
         if c["state"] == "pending" and now.state == "active"
     ]
-    labelled = [row for row in rows if row.category_id is not None]
+    labelled = [row for row in rows if row.category_id is not None and row.dataset_version is None]
     splits = Counter(row.split for row in labelled)
     figures = {
         "new_images": len(labelled),
@@ -312,13 +335,17 @@ class Converted:
         encoded = self._take([row.position for row in rows], ["image"])["image"].combine_chunks()
         return list(pc.struct_field(encoded, "bytes").to_pylist())
 
-    def write(self, path: Path, rows: Sequence[Row]) -> None:
+    def write(self, path: Path, rows: Sequence[Row], home: Path) -> None:
         """The rows, ascending by position, with their splits, as a shard; one row group in memory at a time."""
+        brought_back = [row for row in rows if row.dataset_version is not None]
+        rows = [row for row in rows if row.dataset_version is None]
         with (
             replacing(path) as temporary,
             dataset.shard_writer(temporary) as writer,
             pq.ParquetFile(self.path, memory_map=True) as file,
         ):
+            for table, of_table in _stored(home, brought_back):
+                writer.write_table(_with_splits(table, of_table))
             start, taken = 0, 0
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
@@ -328,15 +355,31 @@ class Converted:
                 here = rows[taken:upto]
                 if here:
                     chosen = table.take(pa.array([row.position - start for row in here]))
-                    for name in ("split", "near_duplicate_of"):
-                        index = chosen.schema.get_field_index(name)
-                        values = pa.array([getattr(row, name) for row in here], pa.string())
-                        chosen = chosen.set_column(index, dataset.SCHEMA.field(name), values)
-                    writer.write_table(chosen.cast(dataset.SCHEMA))
+                    writer.write_table(_with_splits(chosen, here))
                 start, taken = start + len(table), upto
 
     def _take(self, positions: Sequence[int], columns: Sequence[str]) -> pa.Table:
         return dataset.read_columns(self.path, columns).take(pa.array(positions, pa.int64()))
+
+
+def _with_splits(table: pa.Table, rows: Sequence[Row]) -> pa.Table:
+    for name in ("split", "near_duplicate_of"):
+        index = table.schema.get_field_index(name)
+        values = pa.array([getattr(row, name) for row in rows], pa.string())
+        table = table.set_column(index, dataset.SCHEMA.field(name), values)
+    return table.cast(dataset.SCHEMA)
+
+
+def _stored(home: Path, rows: Sequence[Row]) -> Iterator[tuple[pa.Table, list[Row]]]:
+    """The rows as their shards have them, all columns; one row group in memory at a time."""
+    for version in sorted({row.dataset_version for row in rows if row.dataset_version is not None}):
+        wanted = {row.sha256: row for row in rows if row.dataset_version == version}
+        with pq.ParquetFile(dataset.shard_path(home, version), memory_map=True) as file:
+            for group in range(file.num_row_groups):
+                names = file.read_row_group(group, columns=["sha256"])["sha256"].to_pylist()
+                at = [position for position, name in enumerate(names) if name in wanted]
+                if at:
+                    yield file.read_row_group(group).take(pa.array(at)), [wanted[names[i]] for i in at]
 
 
 def _rows(table: pa.Table, positions: Iterable[int]) -> list[Row]:
@@ -355,6 +398,22 @@ def _known(old: pa.Table, new: Sequence[Row]) -> dict[str, Row]:
     names = pa.array([row.sha256 for row in new], pa.string())
     again = old.filter(pc.is_in(old["sha256"], value_set=names))
     return {row.sha256: row for row in _rows(again, [-1] * len(again))}
+
+
+def _beneath(home: Path, new: Sequence[Row], up_to: int) -> dict[str, Row]:
+    """The latest imported or generated row of each image of which something is withdrawn."""
+    names = pa.array([row.sha256 for row in new if row.category_id is None], pa.string())
+    if len(names) == 0:
+        return {}
+    bulk = pa.array([source for source, rank in RANKS.items() if rank < PERSON])
+    found = {}
+    for path in dataset.shards(home, up_to):
+        table = dataset.read_columns(path, [*ROW_COLUMNS, "label"])
+        said = pc.and_(pc.is_in(table["source"], value_set=bulk), pc.is_valid(table["label"]))
+        table = table.filter(pc.and_(said, pc.is_in(table["sha256"], value_set=names)))
+        for row in _rows(table, [-1] * len(table)):
+            found[row.sha256] = replace(row, dataset_version=dataset.shard_version(path))
+    return found
 
 
 # --- near-duplicates

@@ -441,6 +441,54 @@ def test_what_somebody_else_says_too_takes_the_place_of_what_is_withdrawn(home: 
     assert rows["correction_id"].to_pylist() == [bob["id"]]
 
 
+@pytest.mark.parametrize("split", ["train", "holdout"])
+def test_what_an_import_said_comes_back_with_the_withdrawal(home: Home, split: Split) -> None:
+    pixels, other = drawings_of(split, 2)
+    first, second = home.imported({"cat": [pixels]}), home.imported({"dog": [pixels, other]})
+    home.go([], [first])
+    home.go([], [second])
+    said_by_import = home.rows()[name_of(pixels)]
+    eve = home.correction(pixels, "bird", "eve")
+    home.go([eve])
+    assert home.label_of(pixels) == "bird"
+    shutil.rmtree(home.path / "inbox")
+    result = home.go([eve | {"withdrawn": True}])
+    assert outcomes(result) == ["merged"]
+    assert (result.figures["withdrawn"], result.figures["new_images"]) == (1, 0)
+    assert home.version == 4
+    assert home.rows()[name_of(pixels)] == said_by_import | {"dataset_version": 4}
+    assert len(dataset.load(home.path, SPEC, [split])) == 2
+    assert [c["images"] for c in result.data["categories"]] == [0, 2, 0]
+    assert [c["train_images"] for c in result.data["categories"]] == [0, 2 * (split == "train"), 0]
+    again = home.go([eve | {"withdrawn": True}], force=True)
+    assert outcomes(again) == ["superseded"]
+    assert home.label_of(pixels) == "dog"
+
+
+def test_what_was_generated_comes_back_in_its_split_and_gives_way_as_before(home: Home) -> None:
+    images = drawings_of("holdout", 3)
+    home.go([], [home.imported({"cat": images}, "generated")])
+    eves = [home.correction(image, "dog", "eve") for image in images]
+    home.go(eves)
+    bob, imported = home.correction(images[1], "bird", "bob"), home.imported({"bird": [images[2]]})
+    result = home.go([*(eve | {"withdrawn": True} for eve in eves), bob], [imported])
+    assert outcomes(result) == ["merged", "merged", "merged", "exam"]
+    assert (result.figures["withdrawn"], result.figures["new_images"]) == (1, 2)
+    assert [home.label_of(image) for image in images] == ["cat", "bird", "bird"]
+    assert {home.rows()[name_of(image)]["split"] for image in images} == {"regression"}
+
+
+def test_what_a_killed_run_left_behind_does_not_come_back(home: Home) -> None:
+    home.go([], [home.imported({"dog": [drawing(1)]})])
+    ann = home.correction(drawing(1), "cat", "ann")
+    home.go([ann])
+    left_behind = dataset.shard_path(home.path, 9)
+    dataset.shard_path(home.path, 1).rename(left_behind)
+    home.go([ann | {"withdrawn": True}])
+    left_behind.unlink()
+    assert home.label_of(drawing(1)) is None
+
+
 def test_a_label_that_is_another_persons_is_not_withdrawn(home: Home) -> None:
     ann = home.correction(drawing(1), "cat", "ann")
     home.go([ann])
