@@ -1,11 +1,13 @@
 """Taking corrections back.
 
 One that waits is out at once; one that is in a dataset version leaves with the next run, which trains without it. A
-statement that somebody else had made too, and that did not count because this one said it already, waits again.
+statement that somebody else had made too, and that did not count because this one said it already, waits
+again; so does what a review had overruled.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from core.database import IN_DATASET, Correction, CorrectionStatus, Review
 from core.storage import write_durably
 
 SAMPLE = "sample"  # the source of drawings that ship with a page
+REVIEW = "review"  # of what a reviewer let in
 
 log = telemetry.get_logger("withdrawal")
 
@@ -89,7 +92,9 @@ def _bring_back(db: Session, leaving: Sequence[Correction], data_dir: Path) -> N
     """What others said too, of the same images, waits again: the next run takes it in the place of what leaves."""
     if not leaving:
         return
-    of_image = {(row.model, row.image_sha256): row for row in leaving}
+    of_image: dict[tuple[str, str], list[Correction]] = defaultdict(list)
+    for row in leaving:
+        of_image[row.model, row.image_sha256].append(row)
     said = db.scalars(
         select(Correction)
         .where(Correction.model.in_({row.model for row in leaving}))
@@ -99,18 +104,25 @@ def _bring_back(db: Session, leaving: Sequence[Correction], data_dir: Path) -> N
         .with_for_update()
     ).all()
     latest = {(row.model, row.image_sha256, row.actor): row for row in said}
-    for (model, sha256, actor), row in latest.items():
-        gone = of_image.get((model, sha256))
-        if (
-            gone is None
-            or gone.actor == actor
-            or row.status is not CorrectionStatus.superseded
-            or row.category_id != gone.category_id
-        ):
+    for row in latest.values():
+        gone = next(
+            (each for each in of_image[row.model, row.image_sha256] if _stood_in_for(each, row)), None
+        )
+        if gone is None:
             continue
         picture = pictures.stored(gone, data_dir)
         if picture is None:
-            log.warning("picture gone, so it cannot wait again", correction=str(row.id), model=model)
+            log.warning("picture gone, so it cannot wait again", correction=str(row.id), model=row.model)
             continue
-        write_durably(pictures.inbox_path(data_dir, model, row.label, sha256), picture)
+        write_durably(pictures.inbox_path(data_dir, row.model, row.label, row.image_sha256), picture)
         row.status, row.reason, row.dataset_version = CorrectionStatus.accepted, None, None
+
+
+def _stood_in_for(gone: Correction, row: Correction) -> bool:
+    """A person's correction stood in for who said the same; a review overruled everybody, and merge settles what they
+    said differently."""
+    return (
+        row.status is CorrectionStatus.superseded
+        and gone.actor != row.actor
+        and (gone.source == REVIEW or gone.category_id == row.category_id)
+    )

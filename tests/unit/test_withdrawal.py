@@ -242,6 +242,35 @@ def test_what_a_reviewer_accepted_goes_with_it() -> None:
     ]
 
 
+def test_what_an_accepted_review_overruled_waits_again_without_it(home: Path) -> None:
+    pixels = picture(1)
+    ann = said(pixels, CorrectionStatus.superseded, "ann", reason="a reviewer gave another label")
+    cid = said(pixels, CorrectionStatus.superseded, "cid", category_id=1, label="dog")
+    dog = {"category_id": 1, "label": "dog"}
+    looked = {"review": Review.accept, "reviewed_at": datetime.now(UTC)}
+    bob = said(pixels, CorrectionStatus.quarantined, "bob", **dog, **looked)
+    shard(home, 4, [pixels])
+    review = said(
+        pixels,
+        CorrectionStatus.merged,
+        "reviewer",
+        source="review",
+        review_of=bob,
+        dataset_version=4,
+        **dog,
+    )
+    take_back(bob)
+    assert [status(each) for each in (bob, review, ann, cid)] == [
+        "withdrawn",
+        "merged",
+        "accepted",
+        "accepted",
+    ]
+    waiting = pictures.inbox_path(settings().data_dir, MODEL, "cat", name_of(pixels))
+    assert pictures.is_picture(waiting.read_bytes(), name_of(pixels))
+    assert in_manifest() == {review: True, ann: False, cid: False}
+
+
 @pytest.mark.usefixtures("home")
 def test_all_samples_of_a_model_at_once() -> None:
     add_model(engine(), "photos", versions=())
