@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= auto
-ALONE := $(PYTHON) deploy/alone.py $(VENV)/.lock
+# Not .lock, which uv itself takes: it would wait for us.
+ALONE := $(PYTHON) deploy/alone.py $(VENV)/.one-make
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
