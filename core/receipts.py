@@ -103,8 +103,10 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
     missing = missing_images(category, model)
     tried = {outcome.version: outcome for outcome in outcomes}
     now = tried.get(live) if live is not None else None
-    if correction.review is not None and not correction.withdrawn_at:
-        said = _reviewed_sentence(correction, standing, category, missing, trained, now)
+    # What a run had when a reviewer decided is in the dataset, and leaves it like something taken back.
+    reviewed_first = correction.withdrawn_at is None or correction.dataset_version is not None
+    if correction.review is not None and reviewed_first:
+        said = _reviewed_sentence(correction, standing, category, missing, trained, now, live)
     elif standing is correction:
         said = sentence(correction, category, missing, trained, now, queue, live)
     else:
@@ -239,13 +241,19 @@ def _reviewed_sentence(
     missing: int,
     trained: Sequence[int],
     live: Outcome | None,
+    champion: int | None,
 ) -> str:
     """standing: what was let in instead, if its label is the same."""
-    looked = "A person looked at it"
-    if correction.review is Review.reject:
-        return f"{looked} and left it out for good."
-    if standing is correction:
-        return f"{looked} and gave the image another label."
+    looked, refused = "A person looked at it", correction.review is Review.reject
+    if correction.leaving and refused:
+        return "A reviewer refused it; it leaves with the next run."
+    if correction.leaving:
+        return f"{looked} and gave the image another label; it leaves with the next run."
+    if refused or standing is correction:
+        did = "left it out for good" if refused else "gave the image another label"
+        if correction.withdrawn_dataset_version is None:
+            return f"{looked} and {did}."
+        return f"{looked} and {did}. It {_gone_words(correction, trained, champion)}"
     return f"{looked} and agreed. {sentence(standing, category, missing, trained, live, None)}"
 
 
@@ -274,7 +282,12 @@ def _withdrawn_sentence(correction: Correction, trained: Sequence[int], champion
     """trained: the versions that were trained on it. champion: the live version."""
     if correction.withdrawn_dataset_version is None:
         return "Withdrawn: nothing was trained on it."
-    said = f"Withdrawn: it is in no dataset version from {correction.withdrawn_dataset_version} on."
+    return f"Withdrawn: it {_gone_words(correction, trained, champion)}"
+
+
+def _gone_words(correction: Correction, trained: Sequence[int], champion: int | None) -> str:
+    """Goes on after "it"."""
+    said = f"is in no dataset version from {correction.withdrawn_dataset_version} on."
     if champion in trained:
         return f"{said} Version {champion}, which is live, was trained on it before."
     return said

@@ -157,10 +157,48 @@ def test_taken_back_while_a_run_has_it_leaves_with_the_next() -> None:
     record(run, manifest, {waiting: "merged", refused: "merged"}, dataset_version=1)
     assert (status(waiting), status(refused)) == ("merged", "merged")
     assert "until the next run" in receipt(waiting)["sentence"]
+    assert receipt(refused)["sentence"] == "A reviewer refused it; it leaves with the next run."
+    assert receipt(refused)["withdrawn_at"] is not None
     run, manifest = snapshot()
     assert {c["id"] for c in manifest["corrections"] if c["withdrawn"]} == {str(waiting), str(refused)}
     record(run, manifest, {waiting: "merged", refused: "merged"}, dataset_version=2)
     assert (status(waiting), status(refused)) == ("withdrawn", "withdrawn")
+    assert receipt(waiting)["sentence"] == "Withdrawn: it is in no dataset version from 2 on."
+    assert receipt(refused)["sentence"] == (
+        "A person looked at it and left it out for good. It is in no dataset version from 2 on."
+    )
+
+
+@pytest.mark.usefixtures("home")
+def test_what_a_reviewer_relabelled_while_a_run_had_it_is_not_told_as_taken_back() -> None:
+    relabelled = said(picture(1), CorrectionStatus.accepted)
+    run, manifest = snapshot()
+    with session() as db:
+        row = db.get_one(Correction, relabelled)
+        row.status, row.review, row.reviewed_at = (
+            CorrectionStatus.superseded,
+            Review.relabel,
+            datetime.now(UTC),
+        )
+    record(run, manifest, {relabelled: "merged"}, dataset_version=1)
+    assert receipt(relabelled)["sentence"] == (
+        "A person looked at it and gave the image another label; it leaves with the next run."
+    )
+    run, manifest = snapshot()
+    record(run, manifest, {relabelled: "merged"}, dataset_version=2)
+    assert receipt(relabelled)["sentence"] == (
+        "A person looked at it and gave the image another label. It is in no dataset version from 2 on."
+    )
+
+
+@pytest.mark.usefixtures("home")
+def test_who_takes_back_what_a_reviewer_refused_is_told_so() -> None:
+    refused = said(
+        picture(1), CorrectionStatus.quarantined, review=Review.reject, reviewed_at=datetime.now(UTC)
+    )
+    assert receipt(refused)["sentence"] == "A person looked at it and left it out for good."
+    take_back(refused)
+    assert receipt(refused)["sentence"] == "Withdrawn: nothing was trained on it."
 
 
 def test_what_others_said_too_waits_again(home: Path) -> None:
