@@ -77,12 +77,13 @@ def _accepted_reviews_of(correction_ids: Sequence[UUID]) -> ColumnElement[bool]:
 
 def bring_back(db: Session, model: str, data_dir: Path) -> None:
     """For all that is leaving, before a run takes its snapshot: what withdraw() could not bring back, since it still
-    waited when a run had it."""
+    waited when a run had it. What leaves because a reviewer refused or relabelled it makes room for nobody."""
     leaving = db.scalars(
         select(Correction)
         .where(
             Correction.model == model, Correction.withdrawn_at.is_not(None), Correction.status.in_(IN_DATASET)
         )
+        .where(Correction.reviewed_at.is_(None))
         .order_by(Correction.id)
     ).all()
     _bring_back(db, leaving, data_dir)

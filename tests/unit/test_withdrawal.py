@@ -261,6 +261,23 @@ def test_what_others_said_too_waits_again_when_a_run_had_only_theirs(home: Path)
     assert (status(own), status(other)) == ("superseded", "superseded")
 
 
+def test_what_others_said_too_does_not_come_back_for_what_a_reviewer_refused(home: Path) -> None:
+    pixels = picture(1)
+    ann, bob = (said(pixels, CorrectionStatus.accepted, actor) for actor in ("ann", "bob"))
+    run, manifest = snapshot()
+    with session() as db:
+        row = db.get_one(Correction, ann)
+        row.status, row.review, row.reviewed_at = (
+            CorrectionStatus.quarantined,
+            Review.reject,
+            datetime.now(UTC),
+        )
+    shard(home, 1, [pixels])
+    record(run, manifest, {ann: "merged", bob: "duplicate"}, dataset_version=1)
+    assert in_manifest() == {ann: True}
+    assert status(bob) == "superseded"
+
+
 @pytest.mark.usefixtures("home")
 def test_what_a_reviewer_accepted_goes_with_it() -> None:
     aside = said(
