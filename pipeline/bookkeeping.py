@@ -134,7 +134,7 @@ def _snapshot(db: Session, run: Run, _: Manifest) -> Manifest:
     _adopt_dataset(db, run.model, home)
     model = db.get_one(Model, run.model)
     schedule.follow_params(model, params.model_dump(mode="json"), datetime.now(UTC))
-    withdrawal.bring_back(db, run.model, settings().data_dir)
+    withdrawal.bring_back_for_leaving(db, run.model, settings().data_dir)
     db.flush()
     corrections = db.scalars(
         select(Correction)
@@ -278,6 +278,14 @@ def _merged(db: Session, run: Run, manifest: Manifest, results: Mapping[str, Any
     for entry in refused:
         if entry.get("correction_id") is not None:
             _settle(db, entry["correction_id"], CorrectionStatus.quarantined, entry["reason"], None)
+    # One side of a conflict was taken back meanwhile, so it is none.
+    set_aside = [each["id"] for each in results["merge"]["corrections"] if each["outcome"] == "quarantined"]
+    taken_back = db.scalars(
+        select(Correction).where(
+            Correction.id.in_(set_aside), Correction.status == CorrectionStatus.withdrawn
+        )
+    ).all()
+    withdrawal.bring_back(db, taken_back, settings().data_dir)
     if results["merge"]["new_images"] == 0:
         _settle_imports(db, manifest, int(manifest["dataset_version"]))
 

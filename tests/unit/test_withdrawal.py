@@ -35,6 +35,7 @@ from tests.support import tiny_model
 from tests.support.gateway import add_model, params, promote
 
 MODEL = "doodles"
+CONFLICT = "conflict: another person gave this image another label"
 
 
 @pytest.fixture
@@ -279,6 +280,66 @@ def test_what_others_said_too_does_not_come_back_for_what_a_reviewer_refused(hom
 
 
 @pytest.mark.usefixtures("home")
+def test_a_conflict_is_none_any_more_when_one_side_goes() -> None:
+    pixels = picture(1)
+    aside = pictures.inbox_path(settings().data_dir, MODEL, "cat", name_of(pixels))
+    aside.parent.mkdir(parents=True)
+    aside.write_bytes(encode_png(pixels))
+    conflict = {"reason": CONFLICT}
+    dog = {"category_id": 1, "label": "dog"}
+    ann = said(pixels, CorrectionStatus.quarantined, "ann", **conflict)
+    bob = said(pixels, CorrectionStatus.quarantined, "bob", **conflict, **dog)
+    said(pixels, CorrectionStatus.superseded, "bob", **dog)  # he said it twice
+    refused = said(
+        pixels,
+        CorrectionStatus.quarantined,
+        "cid",
+        review=Review.reject,
+        reviewed_at=datetime.now(UTC),
+        **conflict,
+    )
+    unreadable = said(pixels, CorrectionStatus.quarantined, "dan", reason="cannot be read")
+    duplicate = said(pixels, CorrectionStatus.superseded, "eve")
+    take_back(duplicate)
+    assert status(bob) == "quarantined"  # that one had no part in it
+    assert take_back(ann) == withdrawal.Withdrawn(1, 0)
+    assert [status(each) for each in (ann, bob, refused, unreadable)] == [
+        "withdrawn",
+        "accepted",
+        "quarantined",
+        "quarantined",
+    ]
+    waiting = pictures.inbox_path(settings().data_dir, MODEL, "dog", name_of(pixels))
+    assert pictures.is_picture(waiting.read_bytes(), name_of(pixels))
+    assert in_manifest() == {bob: False}
+    assert receipt(bob)["sentence"].startswith("Received: it waits for the next run")
+
+
+def test_a_conflict_with_the_dataset_is_none_any_more_when_that_label_goes(home: Path) -> None:
+    pixels = picture(1)
+    shard(home, 1, [pixels])
+    ann = said(pixels, CorrectionStatus.merged, "ann", dataset_version=1)
+    bob = said(pixels, CorrectionStatus.quarantined, "bob", category_id=1, label="dog", reason=CONFLICT)
+    take_back(ann)
+    assert in_manifest() == {ann: True, bob: False}
+
+
+@pytest.mark.usefixtures("home")
+def test_a_conflict_that_a_run_finds_after_one_side_went_is_none() -> None:
+    pixels = picture(1)
+    ann = said(pixels, CorrectionStatus.accepted, "ann")
+    bob = said(pixels, CorrectionStatus.accepted, "bob", category_id=1, label="dog")
+    waiting = pictures.inbox_path(settings().data_dir, MODEL, "cat", name_of(pixels))
+    waiting.parent.mkdir(parents=True)
+    waiting.write_bytes(encode_png(pixels))
+    run, manifest = snapshot()
+    take_back(ann)
+    record(run, manifest, {ann: "quarantined", bob: "quarantined"}, dataset_version=1)
+    assert (status(ann), status(bob)) == ("withdrawn", "accepted")
+    assert in_manifest() == {bob: False}
+
+
+@pytest.mark.usefixtures("home")
 def test_what_a_reviewer_accepted_goes_with_it() -> None:
     aside = said(
         picture(1), CorrectionStatus.quarantined, review=Review.accept, reviewed_at=datetime.now(UTC)
@@ -365,7 +426,12 @@ def record(run: int, manifest: dict[str, Any], merged: dict[UUID, str], dataset_
     results = {
         "merge": {
             "corrections": [
-                {"id": str(each), "outcome": outcome, "reason": None} for each, outcome in merged.items()
+                {
+                    "id": str(each),
+                    "outcome": outcome,
+                    "reason": CONFLICT if outcome == "quarantined" else None,
+                }
+                for each, outcome in merged.items()
             ],
             "new_images": 1,
             "categories": [],
