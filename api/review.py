@@ -24,9 +24,8 @@ from core.database import Category, Correction, CorrectionStatus, Model, Review,
 from core.errors import Conflict, NotFound
 from core.pictures import inbox_path, is_picture
 from core.storage import write_durably
-from core.withdrawal import SAMPLE
+from core.withdrawal import REVIEW, SAMPLE
 
-SOURCE = "review"
 REJECTED = "rejected"  # folder in quarantine/, and what the reason begins with
 
 
@@ -165,7 +164,7 @@ def _let_in(
         category_id=category.id,
         label=category.name,
         actor=reviewer.actor,
-        source=SOURCE,
+        source=REVIEW,
         prediction_id=row.prediction_id,
         request_sha256=row.request_sha256,
         status=CorrectionStatus.accepted,

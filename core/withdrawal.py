@@ -21,7 +21,7 @@ from core import pictures, telemetry
 from core.database import IN_DATASET, Correction, CorrectionStatus, Review
 from core.storage import write_durably
 
-SAMPLE = "sample"  # the source of drawings that ship with a page
+SAMPLE = "sample"  # the source of what the drawing page makes of somebody's drawing
 REVIEW = "review"  # of what a reviewer let in
 CONFLICT = "conflict:"  # how merge's reason begins
 

@@ -328,9 +328,9 @@ def test_a_full_disk_refuses_corrections_and_fails_the_run_until_there_is_room_a
 ) -> None:
     disk = stack.data_dir.parent
     if not os.path.ismount(disk):
-        if os.environ.get("CI") == "true":
+        if os.environ.get("CI") == "true" or os.geteuid() == 0:
             pytest.fail("the test's disk could not be mounted")
-        pytest.skip("mounting a small disk needs root, in a container CAP_SYS_ADMIN too")
+        pytest.skip("making a small disk needs root")
     kept = [str(r.id) for r in fetch(stack, select(Correction).where(Correction.status == "accepted"))]
     kept += [stack.correct(*next(images))["correction_id"] for _ in range(20)]
     before = len(inbox(stack))

@@ -214,7 +214,8 @@ def test_reports_hold_every_category_and_every_image(home: Path) -> None:
 def test_the_gate_follows_the_homes_thresholds(home: Path) -> None:
     params = yaml.safe_load((home / "params.yaml").read_text())
     (home / "params.yaml").write_text(yaml.safe_dump({**params, "gate": {"min_holdout_images": 1000}}))
-    assert "few real images (301 of 1000)" in evaluate(home)["data"]["verdict"]["sentence"]
+    sentence = evaluate(home)["data"]["verdict"]["sentence"]
+    assert sentence.startswith("Promoted: few real images (301 of 1000); 100.0 % on them against ")
 
 
 def test_no_dataset_is_a_rejection_not_a_crash(home: Path) -> None:
