@@ -116,6 +116,9 @@ def corrections(
     source: Annotated[Literal["correction", "sample", "review"] | None, Query()] = None,
     reason: Annotated[Text | None, Query(max_length=500, description="How the reason begins.")] = None,
     label: Annotated[Label | None, Query(max_length=200, description="What was said.")] = None,
+    reviewed: Annotated[
+        bool | None, Query(description="True: a reviewer decided of them, the newest decision first.")
+    ] = None,
     mine: Annotated[bool, Query(description="Only those of the actor who asks.")] = False,
 ) -> dict[str, Any]:
     actor = the.actors.known(request) if mine else None
@@ -130,6 +133,7 @@ def corrections(
         source=source,
         reason=reason,
         label=label,
+        reviewed=reviewed,
     )
     return {"items": items, "next_before": items[-1]["correction_id"] if len(items) == limit else None}
 

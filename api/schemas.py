@@ -180,28 +180,7 @@ class ReceiptPrediction(_Answer):
     version: int | None
 
 
-class CorrectionItem(_Answer):
-    model_config = _example(
-        {
-            "correction_id": _CORRECTION_ID,
-            "model": "doodles",
-            "image_sha256": _SHA256,
-            "label": "cat",
-            "source": "correction",
-            "status": "accepted",
-            "reason": None,
-            "dataset_version": None,
-            "prediction_id": _PREDICTION_ID,
-            "received_at": "2026-11-21T09:30:14.120+00:00",
-            "withdrawn_at": None,
-            "reviewed_at": None,
-            "reviewed_by": None,
-            "review": None,
-            "receipt": f"/corrections/{_CORRECTION_ID}",
-            "image": f"/corrections/{_CORRECTION_ID}/image",
-        }
-    )
-
+class _CorrectionFields(_Answer):
     correction_id: UUID
     model: str
     image_sha256: str
@@ -222,7 +201,7 @@ class CorrectionItem(_Answer):
     image: str
 
 
-class ReceiptAnswer(CorrectionItem):
+class ReceiptAnswer(_CorrectionFields):
     model_config = _example(
         {
             "correction_id": _CORRECTION_ID,
@@ -265,6 +244,32 @@ class ReceiptAnswer(CorrectionItem):
     waiting: dict[str, int | None] | None = Field(
         description="While it waits: how many corrections wait, and how many a run still needs."
     )
+
+
+class CorrectionItem(_CorrectionFields):
+    model_config = _example(
+        {
+            "correction_id": _CORRECTION_ID,
+            "model": "doodles",
+            "image_sha256": _SHA256,
+            "label": "cat",
+            "source": "correction",
+            "status": "accepted",
+            "reason": None,
+            "dataset_version": None,
+            "prediction_id": _PREDICTION_ID,
+            "received_at": "2026-11-21T09:30:14.120+00:00",
+            "withdrawn_at": None,
+            "reviewed_at": None,
+            "reviewed_by": None,
+            "review": None,
+            "reviewed_as": None,
+            "receipt": f"/corrections/{_CORRECTION_ID}",
+            "image": f"/corrections/{_CORRECTION_ID}/image",
+        }
+    )
+
+    reviewed_as: str | None = Field(description="The label with which a reviewer let it in.")
 
 
 class CorrectionsPage(_Answer):

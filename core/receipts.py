@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import (
@@ -141,11 +141,25 @@ def list_corrections(
     source: str | None = None,
     reason: str | None = None,
     label: str | None = None,
+    reviewed: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Newest first. before: the last id of the page already seen. reason: how it begins."""
-    query = select(Correction).order_by(Correction.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(Correction.id < before)
+    """Newest first; with `reviewed`, the newest decision first. before: the last id of the page already seen.
+
+    reason: how it begins.
+    """
+    query = select(Correction).limit(limit)
+    if reviewed:
+        query = query.where(Correction.reviewed_at.is_not(None))
+        query = query.order_by(Correction.reviewed_at.desc(), Correction.id.desc())
+        if before is not None:
+            last = select(Correction.reviewed_at, Correction.id).where(Correction.id == before)
+            query = query.where(tuple_(Correction.reviewed_at, Correction.id) < last.scalar_subquery())
+    else:
+        query = query.order_by(Correction.id.desc())
+        if reviewed is False:
+            query = query.where(Correction.reviewed_at.is_(None))
+        if before is not None:
+            query = query.where(Correction.id < before)
     if model is not None:
         query = query.where(Correction.model == model)
     if status is not None:
@@ -159,7 +173,18 @@ def list_corrections(
     if label is not None:
         query = query.where(Correction.label == label)
     with session() as db:
-        return [as_json(correction) for correction in db.scalars(query)]
+        found = db.scalars(query).all()
+        labels = _reviewers_labels(db, found)
+    return [{**as_json(each), "reviewed_as": labels.get(each.id)} for each in found]
+
+
+def _reviewers_labels(db: Session, corrections: Sequence[Correction]) -> dict[UUID | None, str]:
+    """What those of them that a reviewer let in were let in as."""
+    decided = [each.id for each in corrections if each.review in (Review.accept, Review.relabel)]
+    if not decided:
+        return {}
+    query = select(Correction.review_of, Correction.label).where(Correction.review_of.in_(decided))
+    return {row.review_of: row.label for row in db.execute(query)}
 
 
 def as_json(correction: Correction) -> dict[str, Any]:

@@ -17,9 +17,6 @@ from core.errors import NotFound
 from core.registry import Registry, RegistryError
 from core.settings import settings
 from pipeline.champion import version_of
-from pipeline.promotion import ledger
-
-__all__ = ["aliases", "ledger", "list_versions", "live", "live_at", "require_model", "show_version"]
 
 ALIASES = ("champion", "challenger", "previous")
 REGISTRY_SECONDS = 2.0  # a page waits no longer for MLflow; the ledger then stands in

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from core.database import session
 from core.errors import InvalidInput
 from pipeline import comparison, versions
 from viewer import schemas
@@ -31,14 +30,6 @@ def list_versions(
 ) -> dict[str, Any]:
     """Newest first, each with its figures and when it was live."""
     return versions.list_versions(name, limit=limit, before=before)
-
-
-@router.get("/ledger", response_model=schemas.Ledger, responses=errors(400, 404, 503))
-def show_ledger(name: ModelName, limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 500) -> dict[str, Any]:
-    """Promotions and rollbacks, newest first: which version, by whom or what, why."""
-    with session() as db:
-        versions.require_model(db, name)
-    return {"items": versions.ledger(name, limit)}
 
 
 @router.get("/live", response_model=schemas.LiveAt, responses=errors(400, 404, 503))

@@ -495,38 +495,6 @@ class ModelVersions(_Answer):
     )
 
 
-class LedgerItem(_Answer):
-    model_config = _example(
-        {
-            "id": 5,
-            "action": "promote",
-            "version": 4,
-            "replaced_version": 3,
-            "run_id": 12,
-            "actor": "run 12",
-            "reason": _SENTENCE,
-            "opened_at": "2026-11-21T09:31:24+00:00",
-            "outcome": "done",
-            "closed_at": "2026-11-21T09:31:25+00:00",
-        }
-    )
-
-    id: int
-    action: str
-    version: int
-    replaced_version: int | None
-    run_id: int | None
-    actor: str
-    reason: str
-    opened_at: datetime
-    outcome: str | None = Field(description="Null while it is open.")
-    closed_at: datetime | None
-
-
-class Ledger(_Answer):
-    items: list[LedgerItem]
-
-
 class LiveAt(_Answer):
     model_config = _example({"version": 4, "since": "2026-11-21T09:31:25+00:00"})
 

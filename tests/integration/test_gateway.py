@@ -617,6 +617,29 @@ def test_what_waits_is_relabelled_or_rejected(client: httpx.Client, world: World
     response = reviewed(client, (wrong, "relabel", "dog"), (useless, "reject", None))
     assert response.status_code == 200, response.text
     first, second = response.json()["results"]
+def test_decided_corrections_are_listed_by_the_decisions_time(client: httpx.Client, world: World) -> None:
+    first, second, third, undecided = (correct(client, "cat") for _ in range(4))
+    for kept in (first, second, third, undecided):
+        set_aside(world, kept)
+    for decision in ((third, "reject", None), (first, "relabel", "an owl"), (second, "accept", None)):
+        assert reviewed(client, decision).status_code == 200
+    told: list[dict[str, Any]] = []
+    given: dict[str, Any] = {"model": "doodles", "reviewed": True, "limit": 1}
+    while len(told) < 3:  # others' decisions come after these
+        page = client.get("/corrections", params=given).json()
+        told += schemas.CorrectionsPage.model_validate(page).model_dump(mode="json")["items"]
+        given["before"] = page["next_before"]
+    assert [(item["correction_id"], item["reviewed_as"]) for item in told] == [
+        (second["correction_id"], "cat"),
+        (first["correction_id"], "an owl"),
+        (third["correction_id"], None),
+    ]
+    given = {"model": "doodles", "reviewed": False, "status": "quarantined", "limit": 500}
+    listed = [item["correction_id"] for item in client.get("/corrections", params=given).json()["items"]]
+    assert undecided["correction_id"] in listed
+    assert not {kept["correction_id"] for kept in (first, second, third)} & set(listed)
+
+
     assert (first["status"], first["reason"]) == ("superseded", "a reviewer says it is dog")
     assert (second["status"], second["reason"]) == ("quarantined", "rejected by a reviewer")
     assert client.get(f"{useless['receipt']}/image").status_code == 200
@@ -789,7 +812,9 @@ def test_models_tell_input_champion_counts_and_categories(client: httpx.Client) 
     assert doodles["promotion_paused"] is False
     ledger = client.get("/models/photos/promotions").json()
     schemas.PromotionsAnswer.model_validate(ledger)
-    assert [entry["version"] for entry in ledger["promotions"]] == [1]
+    assert [(entry["version"], entry["actor"], entry["outcome"]) for entry in ledger["promotions"]] == [
+        (1, "gate", "done")
+    ]
 
 
 def test_an_unknown_model_is_refused_with_the_names_of_the_known(client: httpx.Client) -> None:

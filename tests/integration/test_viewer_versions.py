@@ -1,4 +1,4 @@
-"""Versions, the ledger, what was live when, and comparisons, over HTTP: a real home, graphs and database."""
+"""Versions, what was live when, and comparisons, over HTTP: a real home, graphs and database."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def compare(client: httpx.Client, a: int, b: int) -> dict[str, Any]:
     return told
 
 
-# Versions, ledger, what was live when.
+# Versions, what was live when.
 
 
 def test_versions_come_newest_first_with_when_they_were_live(
@@ -115,19 +115,11 @@ def test_what_was_live_at_a_moment(client: httpx.Client, reported: Reported) -> 
     assert live(None) == live(datetime.now(UTC).isoformat())
 
 
-def test_the_ledger_says_who_and_why(client: httpx.Client, reported: Reported) -> None:
-    told = client.get("/models/doodles/ledger").json()
-    schemas.Ledger.model_validate(told)
-    assert [(item["version"], item["actor"]) for item in told["items"]] == [(2, "gate"), (1, "a person")]
-    assert client.get("/models/doodles/ledger", params={"limit": 1}).json()["items"] == told["items"][:1]
-
-
 def test_unknown_models_and_versions_and_bad_questions_are_refused(
     client: httpx.Client, reported: Reported
 ) -> None:
     for path, status in {
         "/models/photos/versions": 404,
-        "/models/photos/ledger": 404,
         "/models/photos/live": 404,
         "/models/photos/compare?a=1&b=2": 404,
         "/models/doodles/compare?a=1&b=3": 404,

@@ -81,7 +81,7 @@ export const askAddedImages = (
   });
 
 export type Version = Schemas["ModelVersion"];
-export type LedgerItem = Schemas["LedgerItem"];
+export type LedgerItem = GatewayComponents["schemas"]["PromotionItem"];
 export type Comparison = Schemas["Comparison"];
 
 export const VERSIONS_A_PAGE = 200;
@@ -93,8 +93,16 @@ export const askVersions = (name: string, signal?: AbortSignal, before: number |
     ...(signal && { signal }),
   });
 
-export const askLedger = (name: string, signal?: AbortSignal) =>
-  viewer.get("/models/{name}/ledger", { path: { name }, ...(signal && { signal }) });
+const LEDGER_ITEMS = 500; // as many as the gateway gives
+
+export const askLedger = async (name: string, signal?: AbortSignal): Promise<LedgerItem[]> =>
+  (
+    await gateway.get("/models/{name}/promotions", {
+      path: { name },
+      query: { limit: LEDGER_ITEMS },
+      ...(signal && { signal }),
+    })
+  ).promotions;
 
 export const askLive = (name: string, at: string, signal?: AbortSignal) =>
   viewer.get("/models/{name}/live", { path: { name }, query: { at }, ...(signal && { signal }) });
@@ -112,7 +120,9 @@ export type ListedCorrection = GatewayComponents["schemas"]["CorrectionItem"];
 
 export interface CorrectionFilter {
   model: string | null;
-  status: GatewayComponents["schemas"]["CorrectionStatus"];
+  status: GatewayComponents["schemas"]["CorrectionStatus"] | null;
+  /** True: decided ones, the newest decision first. */
+  reviewed: boolean | null;
   reason: string | null;
   label: string | null;
   /** As the address has it: the gateway refuses one it does not know. */

@@ -562,6 +562,11 @@ export interface components {
       received_at: string;
       /** Review */
       review: ("accept" | "relabel" | "reject") | null;
+      /**
+       * Reviewed As
+       * @description The label with which a reviewer let it in.
+       */
+      reviewed_as: string | null;
       /** Reviewed At */
       reviewed_at: string | null;
       /**
@@ -1384,6 +1389,8 @@ export interface operations {
         reason?: string | null;
         /** @description What was said. */
         label?: string | null;
+        /** @description True: a reviewer decided of them, the newest decision first. */
+        reviewed?: boolean | null;
         /** @description Only those of the actor who asks. */
         mine?: boolean;
       };

@@ -88,26 +88,6 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
-  "/models/{name}/ledger": {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    /**
-     * Show Ledger
-     * @description Promotions and rollbacks, newest first: which version, by whom or what, why.
-     */
-    get: operations["show_ledger_models__name__ledger_get"];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
   "/models/{name}/live": {
     parameters: {
       query?: never;
@@ -683,54 +663,6 @@ export interface components {
        * @enum {string}
        */
       split: "learned" | "exam";
-    };
-    /** Ledger */
-    Ledger: {
-      /** Items */
-      items: components["schemas"]["LedgerItem"][];
-    };
-    /**
-     * LedgerItem
-     * @example {
-     *       "action": "promote",
-     *       "actor": "run 12",
-     *       "closed_at": "2026-11-21T09:31:25+00:00",
-     *       "id": 5,
-     *       "opened_at": "2026-11-21T09:31:24+00:00",
-     *       "outcome": "done",
-     *       "reason": "Promoted: 92.4 % on the holdout against 91.1 % (+1.3, 95 % CI +0.4 to +2.2); fixed 9 of 12 corrections, broke 1.",
-     *       "replaced_version": 3,
-     *       "run_id": 12,
-     *       "version": 4
-     *     }
-     */
-    LedgerItem: {
-      /** Action */
-      action: string;
-      /** Actor */
-      actor: string;
-      /** Closed At */
-      closed_at: string | null;
-      /** Id */
-      id: number;
-      /**
-       * Opened At
-       * Format: date-time
-       */
-      opened_at: string;
-      /**
-       * Outcome
-       * @description Null while it is open.
-       */
-      outcome: string | null;
-      /** Reason */
-      reason: string;
-      /** Replaced Version */
-      replaced_version: number | null;
-      /** Run Id */
-      run_id: number | null;
-      /** Version */
-      version: number;
     };
     /**
      * LiveAt
@@ -1471,57 +1403,6 @@ export interface operations {
         };
         content: {
           "application/json": components["schemas"]["Comparison"];
-        };
-      };
-      /** @description The request cannot be used as it is. */
-      400: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          "application/json": components["schemas"]["ErrorAnswer"];
-        };
-      };
-      /** @description There is no such thing. */
-      404: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          "application/json": components["schemas"]["ErrorAnswer"];
-        };
-      };
-      /** @description A part this needs is away; see Retry-After. */
-      503: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          "application/json": components["schemas"]["ErrorAnswer"];
-        };
-      };
-    };
-  };
-  show_ledger_models__name__ledger_get: {
-    parameters: {
-      query?: {
-        limit?: number;
-      };
-      header?: never;
-      path: {
-        name: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description Successful Response */
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          "application/json": components["schemas"]["Ledger"];
         };
       };
       /** @description The request cannot be used as it is. */

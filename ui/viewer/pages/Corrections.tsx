@@ -100,18 +100,19 @@ export function Corrections() {
   );
 }
 
-/** "conflict" of "conflict: another person gave this image another label". */
-const kindOf = (reason: string | null): string => reason?.split(":")[0]?.trim() ?? "";
+/** "conflict" of "conflict: another person gave this image another label": how the reason of many begins. */
+const kindOf = (reason: string | null): string =>
+  (/^a reviewer says/.exec(reason ?? "")?.[0] ?? reason ?? "").split(":")[0]?.trim() ?? "";
 
-/** Decided ones are still what they were: a correction that waited is replaced by the reviewer's. */
-function statusOf(show: Show, was: string | null): CorrectionFilter["status"] {
-  if (show === "waiting") return "accepted";
-  return show === "decided" && was === "waiting" ? "superseded" : "quarantined";
-}
+const ASKED: Record<Show, Pick<CorrectionFilter, "status" | "reviewed">> = {
+  aside: { status: "quarantined", reviewed: false },
+  waiting: { status: "accepted", reviewed: null },
+  decided: { status: null, reviewed: true },
+};
 
 type Pages = InfiniteData<{ items: ListedCorrection[]; next_before: string | null }, string | null>;
 
-function useCorrections(filter: Partial<CorrectionFilter>, show: Show) {
+function useCorrections(filter: Partial<CorrectionFilter>) {
   const query = useInfiniteQuery({
     queryKey: ["corrections", filter],
     queryFn: ({ pageParam, signal }) => askCorrections(filter, pageParam, signal),
@@ -119,11 +120,7 @@ function useCorrections(filter: Partial<CorrectionFilter>, show: Show) {
     getNextPageParam: (page) => page.next_before,
     refetchInterval: ({ state }) => ((state.data?.pages.length ?? 0) > 2 ? false : FRESH_MS),
   });
-  const items = useMemo(() => {
-    const all = query.data?.pages.flatMap((page) => page.items) ?? [];
-    if (show === "waiting") return all;
-    return all.filter(({ reviewed_at: at }) => (show === "decided" ? Boolean(at) : !at));
-  }, [query.data, show]);
+  const items = useMemo(() => query.data?.pages.flatMap((page) => page.items) ?? [], [query.data]);
   return { query, items };
 }
 
@@ -131,12 +128,11 @@ function Inbox({ model, show }: { model: string; show: Show }) {
   const [reason] = useParameter("reason");
   const [label] = useParameter("label");
   const [source] = useParameter("source");
-  const [was] = useParameter("was");
   const filter = useMemo(
-    () => ({ model, status: statusOf(show, was), reason, label, source }),
-    [model, show, was, reason, label, source],
+    () => ({ model, ...ASKED[show], reason, label, source }),
+    [model, show, reason, label, source],
   );
-  const { query, items } = useCorrections(filter, show);
+  const { query, items } = useCorrections(filter);
   const categories = useQuery({
     queryKey: ["models", model],
     queryFn: ({ signal }) => gateway.get("/models/{name}", { path: { name: model }, signal }),
@@ -145,22 +141,10 @@ function Inbox({ model, show }: { model: string; show: Show }) {
   const more = useCallback(() => {
     if (query.hasNextPage && !query.isFetchingNextPage) void query.fetchNextPage();
   }, [query.hasNextPage, query.isFetchingNextPage, query.fetchNextPage]);
-  // A page whose every row was filtered out above shows nothing that could ask for the next.
-  useEffect(() => {
-    if (items.length < 40) more();
-  }, [items.length, more]);
   const isFiltered = reason !== null || label !== null || source !== null;
   return (
     <>
       <div className="row corrections-filters">
-        {show === "decided" && (
-          <Filter
-            name="It was"
-            parameter="was"
-            all="Set aside, or rejected"
-            options={[["waiting", "Waiting, now relabelled"]]}
-          />
-        )}
         {show !== "waiting" && (
           <Filter name="Why" parameter="reason" all="Any reason" options={reasons.map((one) => [one, one])} />
         )}
@@ -569,6 +553,9 @@ const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: Tile
       {reviewed_at ? (
         <span className="tile-decided">
           <StatusMark {...DECIDED[item.review ?? ""]} status={DECIDED[item.review ?? ""]?.status ?? "done"} />
+          {item.review === "relabel" && item.reviewed_as && (
+            <span className="tile-line">as {item.reviewed_as}</span>
+          )}
           <span className="tile-line">
             {reviewed_by ?? "somebody"}, <LocalTime at={reviewed_at} />
           </span>

@@ -151,7 +151,7 @@ function OfModel({ name }: { name: string }) {
                   retry={() => void ledger.refetch()}
                 />
               )}
-              {ledger.data && <Timeline items={ledger.data.items} />}
+              {ledger.data && <Timeline items={ledger.data} />}
             </Card>
           </div>
           <Compare name={name} versions={items} live={live?.version ?? null} />
