@@ -8,6 +8,7 @@ import { SIDE, type Sketch, useSketch } from "./sketch.ts";
 import "./Canvas.css";
 
 const LINE_SHARE = 0.026; // of the side: thinner than what the model sees, so that one can draw details
+const DOT_LENGTH = 0.01; // thousandths of the side: browsers paint no line that goes nowhere
 
 export function Canvas({ sketch }: { sketch: Sketch }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -58,10 +59,10 @@ function usePen(canvas: RefObject<HTMLCanvasElement | null>, sketch: Sketch): vo
     };
 
     const move = (event: PointerEvent) => {
-      if (event.pointerId !== pen) return;
+      if (event.pointerId !== pen || sketch.current === null) return; // taken away under the pen
       const all = event.getCoalescedEvents?.() ?? [];
       const points = (all.length > 0 ? all : [event]).map(at);
-      const last = sketch.current?.at(-1);
+      const last = sketch.current.at(-1);
       paint(context, [last === undefined ? points : [last, ...points]]);
       sketch.extend(points);
     };
@@ -137,7 +138,7 @@ function paint(context: CanvasRenderingContext2D, strokes: readonly Stroke[]): v
     const [first, ...rest] = stroke;
     if (first === undefined) continue;
     context.moveTo(...first);
-    if (rest.length === 0) context.lineTo(...first);
+    if (rest.length === 0) context.lineTo(first[0] + DOT_LENGTH, first[1]);
     for (const point of rest) context.lineTo(...point);
   }
   context.stroke();

@@ -51,6 +51,22 @@ it("shows the stroke under the pen, and tells of each move but of one finished c
   expect(inked).toHaveBeenCalledTimes(3);
 });
 
+it("undo and clear take the stroke under the pen away, and what the pen does next is nothing", () => {
+  for (const act of ["undo", "clear"] as const) {
+    const sketch = new Sketch();
+    const finished = vi.fn();
+    sketch.begin([0, 0]);
+    sketch.extend([[100, 0]]);
+    sketch.watch(finished);
+    sketch[act]();
+    expect(finished).toHaveBeenCalledOnce(); // the sheet is painted anew
+    sketch.extend([[200, 0]]);
+    sketch.end();
+    expect(sketch.strokes).toEqual([]);
+    expect(sketch.drawn.canUndo).toBe(false);
+  }
+});
+
 it("a clear of nothing is no step", () => {
   const sketch = new Sketch();
   sketch.clear();

@@ -52,7 +52,9 @@ export class Sketch {
     this.become([...this.drawn.strokes, stroke]);
   }
 
+  /** Takes the stroke under the pen away when there is one, else the last change. */
   undo(): void {
+    if (this.dropCurrent()) return;
     const before = this.past.pop();
     if (before === undefined) return;
     this.future.push(this.drawn.strokes);
@@ -68,7 +70,7 @@ export class Sketch {
 
   /** Can be undone. */
   clear(): void {
-    this.current = null;
+    this.dropCurrent();
     if (this.drawn.strokes.length > 0) this.become([]);
   }
 
@@ -82,6 +84,14 @@ export class Sketch {
   watchInk(watcher: () => void): () => void {
     this.inkWatchers.add(watcher);
     return () => this.inkWatchers.delete(watcher);
+  }
+
+  /** Whether there was one. */
+  private dropCurrent(): boolean {
+    if (this.current === null) return false;
+    this.current = null;
+    this.show(this.drawn.strokes);
+    return true;
   }
 
   private become(strokes: readonly Stroke[]): void {
