@@ -49,7 +49,9 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
-        page = render(app.openapi(), str(request.base_url).rstrip("/"))
+        openapi = app.openapi()
+        servers = openapi.get("servers", [{"url": str(request.base_url).rstrip("/")}])
+        page = render(openapi, servers[0]["url"])
         return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
 

@@ -91,8 +91,15 @@ def install(app: FastAPI, dist: Path, proxies: Mapping[str, str]) -> None:
 
 
 async def addresses(request: Request) -> dict[str, str]:
-    """Where the pages are, under the name by which the browser reached this one."""
+    """Where the pages are: below the public address, else under the name by which the browser reached this one."""
     here = settings()
+    if here.public_url is not None:
+        return {
+            "draw": f"{here.public_url}/",
+            "viewer": f"{here.public_url}/runs/",
+            "mlflow": f"{here.mlflow_display_url}/",
+            "grafana": f"{here.public_url}/grafana/",
+        }
     host = request.url.hostname or "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
     mlflow = here.mlflow_display_url

@@ -14,13 +14,28 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError
 from core.validation import told
 
+
+def _service_url(value: str) -> str:
+    """`http://host:port`, without the slash at its end. Raises ValueError for a path, a user, or no host."""
+    try:
+        parts = urlsplit(value)
+        plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        plain = plain and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        plain = False
+    if not plain or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be http://host or https://host, with a port where it has one, and no path")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 
 
 def _named(name: str) -> AliasChoices:
@@ -47,6 +62,13 @@ class Settings(BaseSettings):
     ui_port: Port = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
     orchestrator_port: Port = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
     serving_url_setting: str | None = Field(None, validation_alias=_named("EMEND_SERVING_URL"))
+    api_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_API_URL"))
+    viewer_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_VIEWER_URL"))
+    ui_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_UI_URL"))
+    orchestrator_url_setting: ServiceUrl | None = Field(
+        None, validation_alias=_named("EMEND_ORCHESTRATOR_URL")
+    )
+    public_url: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_PUBLIC_URL"))
     default_model: str = Field("doodles", validation_alias=_named("EMEND_DEFAULT_MODEL"))
 
     # How much, how long.
@@ -84,7 +106,9 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_display_url(self) -> str:
-        """Without user and password: for pages, answers and terminals."""
+        """For pages, answers and terminals: below the public address, else without user and password."""
+        if self.public_url is not None:
+            return f"{self.public_url}/mlflow"
         parts = urlsplit(self.mlflow_tracking_uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -94,19 +118,19 @@ class Settings(BaseSettings):
 
     @property
     def api_url(self) -> str:
-        return url_of(self.host, self.api_port)
+        return self.api_url_setting or url_of(self.host, self.api_port)
 
     @property
     def viewer_url(self) -> str:
-        return url_of(self.host, self.viewer_port)
+        return self.viewer_url_setting or url_of(self.host, self.viewer_port)
 
     @property
     def ui_url(self) -> str:
-        return url_of(self.host, self.ui_port)
+        return self.ui_url_setting or url_of(self.host, self.ui_port)
 
     @property
     def orchestrator_url(self) -> str:
-        return url_of(self.host, self.orchestrator_port)
+        return self.orchestrator_url_setting or url_of(self.host, self.orchestrator_port)
 
 
 def url_of(host: str, port: int) -> str:

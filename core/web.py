@@ -39,6 +39,10 @@ from core.validation import told
 MOST_BODY_BYTES_AT_ONCE = 200_000_000  # of all requests under way together
 MOST_NAME_CHARACTERS = 60  # of a client's own field names, in an error
 UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+PUBLIC_PATHS = {"gateway": "/api", "viewer": "/runs", "pages": ""}  # as deploy/nginx has them
+KEPT_OPEN_SECONDS = (
+    75  # an idle connection; longer than nginx keeps it, or it would send into one that just closed
+)
 ANY_QUERY = ("/healthz", "/readyz")  # whoever watches them may add what they like
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -67,7 +71,7 @@ def application(
     )
     app.add_middleware(Observed, service=service)
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, public_address(service))  # type: ignore[method-assign]
     docs_page.install(app)
 
     # Not in a thread: scrapes must not wait for threads that wait for a database.
@@ -96,10 +100,18 @@ async def _only_known_query(request: Request) -> None:
         raise InvalidInput(f"there is no query parameter {clipped!r} here; {takes}", field=clipped)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def public_address(service: str) -> str | None:
+    """Where browsers and programs reach a service through nginx (deploy/nginx); None when nothing stands in front."""
+    public_url, below = settings().public_url, PUBLIC_PATHS.get(service)
+    return None if public_url is None or below is None else public_url + below
+
+
+def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     """With the 400 of a malformed request, in our shape, instead of the 422 that FastAPI promises everywhere."""
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
+        if public_address is not None:
+            made["servers"] = [{"url": public_address}]
         for operation in (o for methods in made.get("paths", {}).values() for o in methods.values()):
             stated = json.dumps(operation["responses"].get("422", {}))
             if "HTTPValidationError" in stated:
@@ -121,6 +133,7 @@ def serve(app: FastAPI, port: int, service: str) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
+        timeout_keep_alive=KEPT_OPEN_SECONDS,
         server_header=False,
     )
 
@@ -221,10 +234,12 @@ def _other_sites(method: str, headers: dict[bytes, bytes]) -> Forbidden | None:
     """
     named = headers.get(b"host", b"").decode("latin-1")
     host = _host_of(f"//{named}")
-    if named and _is_loopback(settings().host) and not _is_loopback(host):
+    public = _host_of(settings().public_url or "")
+    is_ours = _is_loopback(host) or (public and host == public)
+    if named and _is_loopback(settings().host) and not is_ours:
         return Forbidden(
             f"{named[:MOST_NAME_CHARACTERS]!r} is not a name of this machine: ask for 127.0.0.1 or localhost, "
-            "or set EMEND_HOST to be reached by other names"
+            "or set EMEND_HOST or EMEND_PUBLIC_URL to be reached by other names"
         )
     if method not in UNSAFE_METHODS:
         return None

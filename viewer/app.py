@@ -104,7 +104,7 @@ async def show_overview(request: Request) -> JSONResponse:
             "models": found,
             "orchestrator_alive": await anyio.to_thread.run_sync(request.app.state.orchestrator.alive),
             "mlflow_url": shown["mlflow"],
-            "gateway_url": settings().api_url,
+            "gateway_url": web.public_address("gateway") or settings().api_url,
             "ui_url": shown["draw"],
         }
     )

@@ -168,6 +168,23 @@ def test_the_page_learns_where_the_others_are(client: httpx.Client) -> None:
     assert told["viewer"] == f"http://localhost:{here.viewer_port}/"
 
 
+def test_behind_nginx_the_page_learns_the_public_addresses(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMEND_PUBLIC_URL", "https://emend.example/")
+    settings.cache_clear()
+    try:
+        told = client.get("/pages.json").json()
+    finally:
+        settings.cache_clear()
+    assert told == {
+        "draw": "https://emend.example/",
+        "viewer": "https://emend.example/runs/",
+        "mlflow": "https://emend.example/mlflow/",
+        "grafana": "https://emend.example/grafana/",
+    }
+
+
 # What is passed on.
 
 

@@ -34,6 +34,48 @@ def test_every_service_of_one_host_is_asked_there(tmp_path: Path) -> None:
     assert all(url.startswith("http://192.0.2.7:") for url in urls)
 
 
+def test_each_service_may_be_elsewhere(tmp_path: Path) -> None:
+    chosen = Settings(
+        EMEND_HOST="0.0.0.0",
+        EMEND_API_URL="http://gateway:8000/",
+        EMEND_VIEWER_URL="http://viewer:9081",
+        EMEND_UI_URL="http://pages:9080",
+        EMEND_ORCHESTRATOR_URL="http://orchestrator:9108",
+        EMEND_DATA_DIR=tmp_path,
+    )
+    assert (chosen.api_url, chosen.viewer_url) == ("http://gateway:8000", "http://viewer:9081")
+    assert (chosen.ui_url, chosen.orchestrator_url) == ("http://pages:9080", "http://orchestrator:9108")
+    assert all(service.ready_url.startswith("http://127.0.0.1:") for service in services(chosen, ""))
+
+
+def test_mlflow_is_shown_below_the_public_address_and_asked_where_it_is(tmp_path: Path) -> None:
+    chosen = Settings(
+        MLFLOW_TRACKING_URI="http://mlflow:5000",
+        EMEND_PUBLIC_URL="https://emend.example",
+        EMEND_DATA_DIR=tmp_path,
+    )
+    assert chosen.mlflow_display_url == "https://emend.example/mlflow"
+    assert chosen.mlflow_tracking_uri == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["emend.example", "ftp://emend.example", "http://", "http://emend.example/below", "http://me:it@emend.example",
+     "http://emend.example:http", "http://emend.example?x=1", "http://[::1"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["EMEND_PUBLIC_URL", "EMEND_API_URL"])
+def test_what_is_no_address_of_a_service_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    try:
+        with pytest.raises(ConfigurationError, match=f"{name}.*http://host"):
+            settings()
+    finally:
+        settings.cache_clear()
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 def test_a_port_taken_on_ipv6_is_found(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET6) as taken:

@@ -140,6 +140,38 @@ def test_opened_up_any_name_is_answered_but_only_to_its_own_pages(
         settings.cache_clear()
 
 
+@pytest.fixture
+def public_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As with nginx in front."""
+    monkeypatch.setenv("EMEND_PUBLIC_URL", "https://emend.example")
+    settings.cache_clear()
+    yield "https://emend.example"
+    settings.cache_clear()
+
+
+def test_on_loopback_behind_nginx_the_public_name_is_answered_too(
+    client: httpx.Client, public_address: str
+) -> None:
+    own = {"Host": "emend.example", "Origin": public_address, "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/thing", json={}, headers=own).status_code == 200
+    assert client.post("/thing", json={}, headers=own | {"Origin": EVIL}).status_code == 403
+    assert client.get("/thing", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_the_docs_say_the_public_address_of_a_service(public_address: str) -> None:
+    app = web.application("gateway", "answers what is asked")
+
+    @app.get("/thing")
+    def read() -> str:
+        return "read"
+
+    with http_client(app) as gateway:
+        assert gateway.get("/openapi.json").json()["servers"] == [{"url": f"{public_address}/api"}]
+        page = gateway.get("/docs").text
+    assert f"{public_address}/api/thing" in page
+    assert 'href="openapi.json"' in page  # beside the page, wherever that is
+
+
 def test_a_field_name_of_the_clients_own_is_clipped(client: httpx.Client) -> None:
     response = client.post("/thing", json={"k" * 200_000: 1})
     assert response.status_code == 400
