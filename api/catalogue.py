@@ -49,7 +49,7 @@ class KnownModel:
 class _Gauges:
     """Beside the models: waiting corrections, and the champion's holdout accuracy where it is known."""
 
-    inbox: Mapping[str, int] = field(default_factory=dict)
+    inbox: Mapping[str, metrics.Inbox] = field(default_factory=dict)
     holdout: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -122,7 +122,7 @@ class Catalogue:
             with session() as db:
                 models, gauges = _read(db)
             self._models, self._read_at = models, time.monotonic()
-        _publish(models, gauges)
+            _publish(models, gauges)
 
     def _run(self) -> None:
         away = False
@@ -181,20 +181,18 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
         if accuracy is not None:
             holdout[row.name] = accuracy
     waiting = db.execute(
-        select(Correction.model, func.count())
+        select(Correction.model, func.count(), func.min(Correction.received_at))
         .where(Correction.status == CorrectionStatus.accepted)
         .group_by(Correction.model)
     )
-    return models, _Gauges(dict(waiting.all()), holdout)
+    inbox = {model: metrics.Inbox(count, oldest.timestamp()) for model, count, oldest in waiting}
+    return models, _Gauges(inbox, holdout)
 
 
 def _publish(models: Mapping[str, KnownModel], gauges: _Gauges) -> None:
     for name, model in models.items():
-        metrics.INBOX.labels(name).set(gauges.inbox.get(name, 0))
-        if model.champion is not None:
-            metrics.CHAMPION.labels(name).set(model.champion)
-        if name in gauges.holdout:
-            metrics.HOLDOUT_ACCURACY.labels(name).set(gauges.holdout[name])
+        inbox, holdout = gauges.inbox.get(name, metrics.Inbox()), gauges.holdout.get(name)
+        metrics.publish(name, model.champion, model.outputs, inbox, holdout)
 
 
 def _promoted(model: KnownModel, count: int) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from api import history, inbox, metrics, review
 from api.errors import NotYours
 from api.gateway import Gateway, decode_base64, gateway
-from api.inbox import Kept, Statement
+from api.inbox import Kept, Predicted, Statement
 from api.predictions import png
 from api.review import Decision, Reviewer
 from api.schemas import (
@@ -96,7 +96,7 @@ async def save_image(
         response.headers["Idempotent-Replay"] = "true"
     else:
         log.info("correction kept", correction=str(kept.correction.id), model=model.name)
-        metrics.CORRECTIONS.labels(model.name, _agreement(the, kept)).inc()
+        _count(the, kept)
     return response
 
 
@@ -243,14 +243,18 @@ def _answer(correction: Correction) -> dict[str, Any]:
     }
 
 
-def _agreement(the: Gateway, kept: Kept) -> str:
-    """Does it agree with the prediction it speaks of, written or still in the buffer?"""
+def _count(the: Gateway, kept: Kept) -> None:
+    """Does it agree with the prediction it speaks of, written or still in the buffer? And whose was that?"""
+    model = kept.correction.model
     predicted = kept.predicted
     if predicted is None and kept.correction.prediction_id is not None:
         buffered = the.history.buffered(kept.correction.prediction_id)
-        predicted = (
-            buffered.label if buffered is not None and buffered.model == kept.correction.model else None
-        )
+        if buffered is not None and buffered.model == model:
+            predicted = Predicted(buffered.label, buffered.version)
     if predicted is None:
-        return "unknown"
-    return "agrees" if key_of(predicted) == kept.category.key else "disagrees"
+        version, agreement = "unknown", "unknown"
+    else:
+        version = metrics.version_label(model, predicted.version)
+        agreement = "agrees" if key_of(predicted.label) == kept.category.key else "disagrees"
+    category = metrics.category_label(model, kept.category.name)
+    metrics.CORRECTIONS.labels(model, version, category, agreement).inc()

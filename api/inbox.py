@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from typing import NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -52,12 +53,19 @@ class Statement:
 
 @dataclass(frozen=True)
 class Kept:
-    """replayed: it was kept before. predicted: the label of the prediction it speaks of, if that is written."""
+class Predicted(NamedTuple):
+    """version: None when a stock model server answered."""
+
+    label: str
+    version: int | None
+
+
+    """replayed: it was kept before. predicted: what the prediction it speaks of was, if that is written."""
 
     correction: Correction
     category: Category
     replayed: bool
-    predicted: str | None
+    predicted: Predicted | None
 
 
 def digest(model: str, image: bytes, label: str, prediction_id: UUID | None, source: str) -> str:
@@ -192,16 +200,17 @@ def _row(statement: Statement, category: Category) -> Correction:
     )
 
 
-def _predicted(db: Session, statement: Statement) -> str | None:
+def _predicted(db: Session, statement: Statement) -> Predicted | None:
     if statement.prediction_id is None or not is_id(statement.prediction_id):
         return None
-    return db.scalar(
-        select(Prediction.label).where(
+    found = db.execute(
+        select(Prediction.label, Prediction.version).where(
             Prediction.id == statement.prediction_id,
             Prediction.created_at == time_of(statement.prediction_id),
             Prediction.model == statement.model,
         )
-    )
+    ).one_or_none()
+    return None if found is None else Predicted(found.label, found.version)
 
 
 def _category_of(db: Session, correction: Correction) -> Category:

@@ -54,7 +54,7 @@ async def invocations(body: InvocationRequest, request: Request, the: The) -> Re
     """
     texts = _texts(body)
     model = await the.model(body.model)
-    actor = the.actors.known(request)
+    actor = the.actors.known_by_now(request)
     fields = ["image"] if body.images is None else [f"images.{index}" for index in range(len(texts))]
     if body.version is not None and body.version in model.removed:
         raise NotFound(
@@ -83,7 +83,7 @@ async def predict(
 ) -> Response:
     """Upload one file as `multipart/form-data`; the answer is that of /invocations/."""
     known = await the.model(model)
-    actor = the.actors.known(request)
+    actor = the.actors.known_by_now(request)
     data = await file.read()
     if not data:
         raise InvalidImage("the file is empty; send a PNG, JPEG or WebP image", field="file")
@@ -248,8 +248,10 @@ async def _named(the: Gateway, model: str, answer: Answer) -> dict[str, Any]:
 
 
 def _count(prediction: dict[str, Any], *, draft: bool) -> None:
-    model, version = prediction["model"], str(prediction["version"] or "unknown")
-    metrics.PREDICTIONS.labels(model, version, prediction["label"], str(draft).lower()).inc()
+    model = prediction["model"]
+    version = metrics.version_label(model, prediction["version"])
+    category = metrics.category_label(model, prediction["label"])
+    metrics.PREDICTIONS.labels(model, version, category, str(draft).lower()).inc()
     if not draft:
         metrics.CONFIDENCE.labels(model, version).observe(prediction["confidence"])
 

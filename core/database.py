@@ -47,6 +47,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
+from core.pool import MeasuredPool
 from core.settings import settings
 
 EVENTS_CHANNEL = "emend_events"  # NOTIFY only wakes; rows say what happened
@@ -413,6 +414,7 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
     """Connections are tried before use, so a restarted database costs a reconnect, not an error."""
     return create_engine(
         url,
+        poolclass=MeasuredPool,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=5,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import structlog
@@ -30,8 +31,27 @@ REQUEST_SECONDS = Histogram(
 BODY_BYTES = Gauge("emend_http_body_bytes", "Bytes of request bodies under way.", ["service"])
 BUILD = Gauge("emend_build_info", "Always 1; the labels say what runs.", ["service", "version"])
 
+# A series once made stays until the process ends. So no label takes what a stranger sent, and what the database
+# knows is bounded too: everything beyond has the label OTHER.
+MOST_VERSIONS = 10  # of a model, the newest
+MOST_CATEGORIES = 100  # of a model, the oldest: outputs of a model keep their places
+OTHER = "other"
+
 bind = structlog.contextvars.bind_contextvars
 unbind = structlog.contextvars.unbind_contextvars
+
+
+def keep_versions(metrics: Iterable[Counter | Gauge | Histogram], model: str, kept: Collection[str]) -> None:
+    """Ends the series of the model's other versions. The metrics have the labels `model` and `version`."""
+    for metric in metrics:
+        found = {
+            sample.labels["version"]
+            for family in metric.collect()
+            for sample in family.samples
+            if sample.labels["model"] == model
+        }
+        for version in found - {*kept, OTHER, "unknown"}:
+            metric.remove_by_labels({"model": model, "version": version})
 
 
 def request_id() -> str | None:

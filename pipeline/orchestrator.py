@@ -38,7 +38,8 @@ from core.errors import ConfigurationError, Unavailable
 from core.registry import RegistryError
 from core.settings import settings
 from pipeline import bookkeeping, promotion, schedule, workspace
-from pipeline.execution import Execution, LostRun, end_running_stages, try_lock
+from pipeline.execution import RUNS, Execution, LostRun, end_running_stages, try_lock
+from pipeline.gauges import Gauges
 from pipeline.params import load
 from pipeline.runs import record
 
@@ -135,6 +136,7 @@ class Orchestrator:
                         settings().data_dir / run.model, stage.started_at.timestamp()
                     )
                 record(db, run, None, RunStatus.interrupted, message)
+                RUNS.labels(run.model, run.status).inc()
                 _log.warning("orphaned run marked interrupted", run=run_id)
                 return None
             if run.status is not RunStatus.queued:
@@ -143,6 +145,7 @@ class Orchestrator:
                 run.status, run.finished_at = RunStatus.cancelled, datetime.now(UTC)
                 run.message = "cancelled before it began"
                 record(db, run, None, RunStatus.cancelled, run.message)
+                RUNS.labels(run.model, run.status).inc()
                 return None
             run.status, run.started_at = RunStatus.running, run.started_at or datetime.now(UTC)
             record(db, run, None, RunStatus.running)
@@ -218,7 +221,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, orchestrator.stop)
     signal.signal(signal.SIGINT, orchestrator.stop)
     start_http_server(settings().orchestrator_port, settings().host)
+    gauges = Gauges()
+    gauges.start()
     orchestrator.serve()
+    gauges.stop()
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class ModelServer:
             telemetry.bind(request_id=request_id)
         known = name == self._versions.default_model or self._versions.peek(name) is not None
         label = name if known else ""  # else anybody could make any number of time series
-        version, status = "", 500
+        version, counted_as, status = "", "", 500
         try:
             if lane is self._live:
                 await find()  # refused before the body is read
@@ -138,7 +138,7 @@ class ModelServer:
                 body = await _read(request)
                 # Taken only now: a slow upload is answered by the version of the moment, and pins no old one.
                 loaded = await find()
-                version = str(loaded.version)
+                version, counted_as = str(loaded.version), self._counted_as(lane, loaded)
                 content_type = request.headers.get("content-type", "")
                 response = await self._answer(lane, loaded, body, content_type)
             status = response.status_code
@@ -149,21 +149,25 @@ class ModelServer:
         finally:
             seconds = time.perf_counter() - started
             route = request.scope["route"].path
-            metrics.SCORED.labels(label, version, str(status)).inc()
+            metrics.SCORED.labels(label, counted_as, str(status)).inc()
             telemetry.REQUESTS.labels("serving", "POST", route, str(status)).inc()
             telemetry.REQUEST_SECONDS.labels("serving", route).observe(seconds)
             log.info(
                 "scored", model=label, version=version, status=status, milliseconds=round(seconds * 1000, 1)
             )
 
+    def _counted_as(self, lane: _Lane, loaded: LoadedVersion) -> str:
+        """Of the live one; anybody may ask for any other."""
+        return str(loaded.version) if lane is self._live else telemetry.OTHER
+
     async def _answer(self, lane: _Lane, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         answer, count = await loop.run_in_executor(lane.threads, _score, loaded, body, content_type)
-        version = str(loaded.version)
-        metrics.SCORE_SECONDS.labels(loaded.name, version).observe(time.perf_counter() - started)
-        metrics.IMAGES.labels(loaded.name, version).inc(count)
-        headers = {"Emend-Model": loaded.name, "Emend-Version": version}
+        counted_as = self._counted_as(lane, loaded)
+        metrics.SCORE_SECONDS.labels(loaded.name, counted_as).observe(time.perf_counter() - started)
+        metrics.IMAGES.labels(loaded.name, counted_as).inc(count)
+        headers = {"Emend-Model": loaded.name, "Emend-Version": str(loaded.version)}
         return Response(answer, headers=headers, media_type="application/json")
 
 

@@ -208,7 +208,7 @@ class Versions:
             model = self._models.setdefault(loaded.name, _Model())
             old, model.live, model.waiting = model.live, loaded, None
             model.rejected.pop(loaded.version, None)
-        metrics.LIVE_VERSION.labels(loaded.name).set(loaded.version)
+        metrics.live(loaded.name, loaded.version)
         log.info("version_live", model=loaded.name, version=loaded.version, replaced=old and old.version)
         if old is not None:
             weakref.finalize(

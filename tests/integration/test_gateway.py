@@ -130,8 +130,14 @@ def correct(client: httpx.Client, label: str, pixels: NDArray[np.uint8] | None =
     return response.json()
 
 
-def metric(client: httpx.Client, line_start: str) -> float:
-    found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(line_start)]
+def metric(client: httpx.Client, line_start: str, **labels: str) -> float:
+    """The sum over all series with these labels."""
+    wanted = [f'{name}="{value}"' for name, value in labels.items()]
+    found = [
+        line
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith(line_start) and all(label in line for label in wanted)
+    ]
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
@@ -205,12 +211,11 @@ def test_many_at_once_are_all_answered_each_with_its_own_figures(client: httpx.C
 
 
 def test_a_draft_is_counted_but_not_recorded(client: httpx.Client, world: World) -> None:
-    drafts = 'emend_predictions_total{draft="true"'
-    before = metric(client, drafts)
+    before = metric(client, "emend_predictions_total", draft="true")
     pixels = drawing()
     answer = client.post("/invocations/", json={"image": encoded(pixels), "draft": True}).json()
     assert answer["prediction_id"] is None
-    assert metric(client, drafts) == before + 1
+    assert metric(client, "emend_predictions_total", draft="true") == before + 1
     recorded = client.post("/invocations/", json={"image": encoded(drawing())}).json()
     wait_until(lambda: written(world, recorded["prediction_id"]))
     with Session(world.engine) as db:
@@ -461,15 +466,15 @@ def test_somebody_new_gets_a_cookie_and_is_known_by_it_afterwards(world: World) 
 
 
 def test_a_prediction_can_be_spoken_of_the_moment_it_was_answered(client: httpx.Client) -> None:
-    disagreeing = 'emend_corrections_total{agreement="disagrees",model="doodles"}'
-    before = metric(client, disagreeing)
     pixels = drawing()
     answer = client.post("/invocations/", json={"image": encoded(pixels)}).json()
     label = next(name for name in tiny_model.CATEGORIES if name != answer["label"])
+    series = {"agreement": "disagrees", "model": "doodles", "version": "1", "category": label}
+    before = metric(client, "emend_corrections_total", **series)
     kept = correct(client, label, pixels, prediction_id=answer["prediction_id"])
     receipt = client.get(kept["receipt"]).json()
     assert receipt["prediction"] == {"id": answer["prediction_id"], "label": answer["label"], "version": 1}
-    assert metric(client, disagreeing) == before + 1
+    assert metric(client, "emend_corrections_total", **series) == before + 1
 
 
 def test_a_prediction_that_never_was_leaves_the_correction_unlinked(client: httpx.Client) -> None:
