@@ -2,6 +2,7 @@
 
     with Stand(folder) as stand:                  # nothing is known yet: no model
         stand.add_models()                        # doodles and photos, version 1 of both answers; nothing recorded
+        stand.fill()                              # the two, very full (see pages_stand_full.py)
         stand.empty()                             # back to nothing, in half a second
         with stand.gateway.frozen(): ...          # SIGSTOP: it accepts and never answers
         with stand.database.away(): ...           # killed, and started again at the end
@@ -9,9 +10,9 @@
         faults += shots(page, "draw-empty")       # four pictures of what is on the page now
 
 `stand.gateway`, `.viewer`, `.pages` (`python -m ui`), `.model_server` and `.database` are real processes, each with
-`kill()`, `start()`, `away()` and `frozen()`. No orchestrator runs: nothing takes a run up. The viewer shows one as alive
-all the same (it asks itself), unless `stand.viewer.environment["EMEND_ORCHESTRATOR_PORT"]` is changed and it is started
-again. The models are small linear ones on the starter drawings: they answer at once and often rightly.
+`kill()`, `start()`, `away()` and `frozen()`. No orchestrator runs: nothing takes a run up. The viewer says all the same
+that one is alive (it asks itself), unless `stand.viewer.environment["EMEND_ORCHESTRATOR_PORT"]` is changed and it is
+started again. The models are small linear ones on the starter drawings: they answer at once and often rightly.
 """
 
 from __future__ import annotations
@@ -282,6 +283,16 @@ class Stand:
             self._put_live(PHOTOS, 1, tiny_model.graph(1, tiny_model.PHOTO))
         self._restart_what_remembers()
 
+    def fill(self) -> None:
+        """The two models, very full."""
+        from tests.support import pages_stand_full
+
+        pages_stand_full.fill(self)
+        names = category_names()
+        self._put_live(DOODLES, pages_stand_full.VERSIONS, doodle_graph(len(names)))
+        self._put_live(PHOTOS, 1, tiny_model.graph(1, tiny_model.PHOTO))
+        self._restart_what_remembers()
+
     def visit(self, context: BrowserContext) -> None:
         """The browser is then that of the person who said some of what a full stand holds."""
         context.add_cookies([{"name": "emend_actor", "value": VISITOR, "url": self.pages.url}])
@@ -343,14 +354,19 @@ def doodle_files() -> list[tuple[str, str, bytes]]:
     return [(name_of(p), label, encode_png(p)) for p, label in zip(pixels, labels, strict=True)]
 
 
-def doodle_graph(outputs: int = len(starter.CATEGORIES), drawings_per_category: int = 40) -> onnx.ModelProto:
-    """Ridge regression on the starter drawings as a classifier; outputs beyond its ten are hardly ever likely."""
+def doodle_graph(outputs: int = len(starter.CATEGORIES), *, careful: bool = True) -> onnx.ModelProto:
+    """Ridge regression on the drawings as a classifier; outputs beyond their ten are hardly ever likely.
+
+    careful: it has seen them in their place and moved by a pixel; else only elsewhere on the sheet.
+    """
     pixels, labels = doodles()
-    chosen = [i for i in range(len(labels)) if i % 40 < drawings_per_category]
-    inked = pixels[chosen].reshape(len(chosen), -1).astype(np.float64) / 255
-    inked = np.hstack([inked, np.ones((len(chosen), 1))])
-    wanted = np.array([[label == labels[i] for label in starter.CATEGORIES] for i in chosen], np.float64)
-    fitted = np.linalg.solve(inked.T @ inked + 20 * np.eye(inked.shape[1]), inked.T @ wanted)
+    steps = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)] if careful else [(2, 2)]
+    moved = np.concatenate([np.roll(pixels, step, (1, 2)) for step in steps])
+    labels = labels * len(steps)
+    inked = moved.reshape(len(moved), -1).astype(np.float64) / 255
+    inked = np.hstack([inked, np.ones((len(inked), 1))])
+    wanted = np.array([[said == label for said in starter.CATEGORIES] for label in labels], np.float64)
+    fitted = np.linalg.solve(inked.T @ inked + 5 * np.eye(inked.shape[1]), inked.T @ wanted)
     weights, bias = np.zeros((784, outputs), np.float32), np.full(outputs, -2.0, np.float32)
     weights[:, : wanted.shape[1]], bias[: wanted.shape[1]] = 7 * fitted[:-1] / 255, 7 * fitted[-1]
     body = helper.make_graph(
