@@ -263,6 +263,19 @@ def take_promotion_lock(connection: Connection, model: str) -> None:
         raise PromotionUnderWay(f"{model} is being promoted or rolled back just now; try again in a moment")
 
 
+def previous_version(db: Session, model: str) -> int | None:
+    """What a rollback would put back, by the ledger: as the alias `previous` says, but without asking MLflow."""
+    last = db.scalar(
+        select(LedgerEntry)
+        .where(LedgerEntry.model == model, LedgerEntry.outcome == LedgerOutcome.done)
+        .order_by(LedgerEntry.id.desc())
+        .limit(1)
+    )
+    if last is None or last.action is LedgerAction.promote:
+        return None if last is None else last.replaced_version
+    return _replaced_by(db, model, last.version)
+
+
 def _replaced_by(db: Session, model: str, version: int) -> int | None:
     """What `version` itself replaced when it was promoted, if retention has left it."""
     return db.scalar(

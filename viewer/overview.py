@@ -20,11 +20,12 @@ from core.database import (
     LedgerOutcome,
     Model,
     Run,
+    Stage,
     Version,
     session,
 )
 from core.settings import settings
-from pipeline import runs, schedule
+from pipeline import promotion, runs, schedule
 
 ALIVE_SECONDS = 2.0  # the orchestrator is asked at most so often, however many pages look
 
@@ -68,10 +69,12 @@ def _model(db: Session, model: Model, now: datetime) -> dict[str, Any]:
     return {
         "name": model.name,
         "champion": _champion(db, model.name),
+        "previous": promotion.previous_version(db, model.name),
         "promotion_paused_at": paused.isoformat() if paused else None,
         "waiting": receipts.waiting(db, model),
         "schedule": _schedule(model, now),
         "active_run": db.scalar(select(Run.id).where(Run.model == model.name, Run.status.in_(ACTIVE_RUN))),
+        "last_run": _last_run(db, model.name),
         "run_estimate": runs.estimate(db, model.name),
         "quarantined": db.scalar(
             select(func.count()).where(
@@ -98,6 +101,14 @@ def _champion(db: Session, model: str) -> dict[str, Any] | None:
         "since": entry.closed_at.isoformat() if entry.closed_at else None,
         "holdout_accuracy": version.figures.get("holdout_accuracy") if version else None,
     }
+
+
+def _last_run(db: Session, model: str) -> dict[str, Any] | None:
+    run = db.scalar(select(Run).where(Run.model == model).order_by(Run.id.desc()).limit(1))
+    if run is None:
+        return None
+    stages = db.scalars(select(Stage).where(Stage.run_id == run.id).order_by(Stage.position)).all()
+    return runs.as_json(run, list(stages))
 
 
 def _schedule(model: Model, now: datetime) -> dict[str, Any] | None:

@@ -156,10 +156,12 @@ class RunEstimate(_Answer):
 class ModelOverview(_Answer):
     name: str
     champion: LiveVersion | None
+    previous: int | None = Field(description="What a rollback would put back, by the ledger.")
     promotion_paused_at: datetime | None
     waiting: Waiting
     schedule: Schedule | None
     active_run: int | None
+    last_run: Run | None = Field(description="Also while it is under way.")
     run_estimate: RunEstimate | None
     quarantined: int = Field(description="Set aside, and nobody has looked at them yet.")
 
@@ -175,6 +177,7 @@ class Overview(_Answer):
                         "since": "2026-11-21T09:31:25+00:00",
                         "holdout_accuracy": 0.924,
                     },
+                    "previous": 3,
                     "promotion_paused_at": None,
                     "waiting": {"corrections": 4, "missing_for_a_run": 6, "missing_for_the_trigger": 46},
                     "schedule": {
@@ -183,6 +186,7 @@ class Overview(_Answer):
                         "next_at": "2026-11-22T03:00:00+00:00",
                     },
                     "active_run": None,
+                    "last_run": None,
                     "run_estimate": {"seconds": 74.0, "runs": 5, "stages": {"ingest": 0.5, "train": 41.2}},
                     "quarantined": 2,
                 }

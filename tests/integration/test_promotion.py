@@ -158,6 +158,11 @@ def live() -> int | None:
         return champion_version(db, MODEL)
 
 
+def previous() -> int | None:
+    with session() as db:
+        return promotion.previous_version(db, MODEL)
+
+
 def test_a_promotion_moves_both_aliases_and_is_in_the_ledger_once(
     home: Path, server: ModelServer, registry: Registry
 ) -> None:
@@ -302,7 +307,7 @@ def test_a_person_puts_a_version_live_and_can_go_back_from_it(
     done = promotion.promote(MODEL, GOOD, actor="me", reason="better on our own")
     assert done == {"model": MODEL, "version": GOOD, "replaced_version": LIVE, "promotion_paused": False}
     assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
-    assert (live(), server.state(MODEL)["version"]) == (GOOD, GOOD)
+    assert (live(), previous(), server.state(MODEL)["version"]) == (GOOD, LIVE, GOOD)
     newest = promotion.ledger(MODEL)[0]
     assert (newest["actor"], newest["reason"], newest["run_id"]) == ("me", "better on our own", None)
     with session() as db:
@@ -311,6 +316,7 @@ def test_a_person_puts_a_version_live_and_can_go_back_from_it(
         promotion.promote(MODEL, GOOD, actor="me", reason="again")
     promotion.rollback(MODEL, actor="me", reason="it was not")
     assert (live(), server.state(MODEL)["version"]) == (LIVE, LIVE)
+    assert previous() is asked_aliases().previous is None
     assert promotion.promote(MODEL, GOOD, actor="me", reason="it was")["promotion_paused"] is True
     with session() as db:
         assert db.get_one(Model, MODEL).promotion_paused_at is not None

@@ -106,6 +106,7 @@ def test_the_overview_says_what_waits_what_is_live_and_when_the_schedule_fires(c
                 model="doodles",
                 action=LedgerAction.promote,
                 version=2,
+                replaced_version=1,
                 actor="run 1",
                 reason="better",
                 outcome=LedgerOutcome.done,
@@ -116,6 +117,9 @@ def test_the_overview_says_what_waits_what_is_live_and_when_the_schedule_fires(c
     schemas.Overview.model_validate(told)
     doodles, photos = told["models"]
     assert doodles["champion"] == {"version": 2, "since": closed.isoformat(), "holdout_accuracy": 0.9}
+    assert (doodles["previous"], photos["previous"]) == (1, None)
+    assert doodles["last_run"] == client.get(f"/pipeline_runs/{active}").json()
+    assert photos["last_run"] is None
     waiting = doodles["waiting"]
     assert (waiting["corrections"], waiting["missing_for_a_run"], waiting["missing_for_the_trigger"]) == (
         4,

@@ -86,10 +86,7 @@ function useTouched(take: (ids: number[]) => Promise<void>): void {
 
 export function useOverview() {
   const queries = useQueryClient();
-  useLive(({ stage, status }) => {
-    if (stage === null || (stage === "ingest" && status !== "running") || stage === "promote")
-      void queries.invalidateQueries({ queryKey: ["overview"] });
-  });
+  useTouched(() => queries.invalidateQueries({ queryKey: ["overview"] }));
   return useQuery({
     queryKey: ["overview"],
     queryFn: ({ signal }) => askOverview(signal),

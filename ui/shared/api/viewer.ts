@@ -707,8 +707,15 @@ export interface components {
       /** Active Run */
       active_run: number | null;
       champion: components["schemas"]["LiveVersion"] | null;
+      /** @description Also while it is under way. */
+      last_run: components["schemas"]["Run"] | null;
       /** Name */
       name: string;
+      /**
+       * Previous
+       * @description What a rollback would put back, by the ledger.
+       */
+      previous: number | null;
       /** Promotion Paused At */
       promotion_paused_at: string | null;
       /**
@@ -812,6 +819,7 @@ export interface components {
      *             "version": 4
      *           },
      *           "name": "doodles",
+     *           "previous": 3,
      *           "quarantined": 2,
      *           "run_estimate": {
      *             "runs": 5,

@@ -62,40 +62,46 @@ export function Corrections() {
   return (
     <div className="stack corrections">
       <h1>Corrections</h1>
-      <div className="row corrections-head">
-        <fieldset className="corrections-tabs">
-          <legend className="aloud">Which corrections</legend>
-          {SHOWN.map(([key, word]) => (
-            <button
-              key={key}
-              type="button"
-              aria-pressed={key === now}
-              onClick={() => setShow(key === "aside" ? null : key)}
-            >
-              {word}
-              {counts[key] !== undefined && <span className="number"> {counts[key]}</span>}
-            </button>
-          ))}
-        </fieldset>
-        {(models.length > 1 || wanted !== null) && (
-          <Filter
-            name="Model"
-            parameter="model"
-            all={null}
-            options={models.map(({ name }) => [name, name])}
-          />
-        )}
-      </div>
-      {overview.isError && !overview.data && name === undefined && (
+      {overview.data && name !== undefined && (
+        <div className="row corrections-head">
+          <fieldset className="corrections-tabs">
+            <legend className="aloud">Which corrections</legend>
+            {SHOWN.map(([key, word]) => (
+              <button
+                key={key}
+                type="button"
+                aria-pressed={key === now}
+                onClick={() => setShow(key === "aside" ? null : key)}
+              >
+                {word}
+                {counts[key] !== undefined && <span className="number"> {counts[key]}</span>}
+              </button>
+            ))}
+          </fieldset>
+          {(models.length > 1 || wanted !== null) && (
+            <Filter
+              name="Model"
+              parameter="model"
+              all={null}
+              options={models.map(({ name }) => [name, name])}
+            />
+          )}
+        </div>
+      )}
+      {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
           error={overview.error}
           retry={() => void overview.refetch()}
         />
       )}
-      {overview.isPending && name === undefined && <Loading what="the models" lines={8} />}
-      {overview.isSuccess && name === undefined && <Empty title="There is no model yet" />}
-      {name !== undefined && <Inbox key={`${name} ${now}`} model={name} show={now} />}
+      {overview.isPending && <Loading what="the corrections" lines={14} />}
+      {overview.isSuccess && name === undefined && (
+        <Empty title="There is no model yet">
+          <p>The first one is made when Emend starts, and another with “emend import”.</p>
+        </Empty>
+      )}
+      {overview.data && name !== undefined && <Inbox key={`${name} ${now}`} model={name} show={now} />}
     </div>
   );
 }

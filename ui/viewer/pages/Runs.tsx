@@ -19,7 +19,10 @@ const WHOLE_PANELS = 3;
 
 export function Runs() {
   const [model] = useParameter("model");
+  const [status] = useParameter("status");
+  const [trigger] = useParameter("trigger");
   const overview = useOverview();
+  const asked = useRuns({ model, status, trigger });
   const models = overview.data?.models ?? [];
   const shown = models.filter(({ name }) => model === null || name === model);
   return (
@@ -34,11 +37,7 @@ export function Runs() {
           itself.
         </p>
       )}
-      {overview.isPending && (
-        <div className="runs-waiting">
-          <Loading what="the models" lines={4} />
-        </div>
-      )}
+      {overview.isPending && <Loading what="the runs" lines={16} />}
       {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
@@ -53,7 +52,8 @@ export function Runs() {
           <ModelPanel key={one.name} model={one} isAlive={overview.data?.orchestrator_alive ?? true} />
         ))
       )}
-      <RunList models={models.map(({ name }) => name)} />
+      {/* Not before what stands above it is known: it would be pushed down. Asked for all the while. */}
+      {!overview.isPending && <RunList models={models.map(({ name }) => name)} asked={asked} />}
     </div>
   );
 }
@@ -69,11 +69,15 @@ const STATES: [string, string][] = [
   ["cancelled", "Cancelled"],
 ];
 
-function RunList({ models }: { models: readonly string[] }) {
+interface RunListProps {
+  models: readonly string[];
+  asked: ReturnType<typeof useRuns>;
+}
+
+function RunList({ models, asked: { query, runs } }: RunListProps) {
   const [model, setModel] = useParameter("model");
   const [status, setStatus] = useParameter("status");
   const [trigger, setTrigger] = useParameter("trigger");
-  const { query, runs } = useRuns({ model, status, trigger });
   const isFiltered = model !== null || status !== null || trigger !== null;
   return (
     <section className="stack" aria-label="Runs">

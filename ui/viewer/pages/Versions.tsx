@@ -39,16 +39,20 @@ export function Versions() {
         )}
         <Stale />
       </div>
-      {overview.isError && !overview.data && wanted === null && (
+      {overview.isPending && <Loading what="the versions" lines={14} />}
+      {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
           error={overview.error}
           retry={() => void overview.refetch()}
         />
       )}
-      {overview.isPending && wanted === null && <Loading what="the models" lines={8} />}
-      {overview.isSuccess && name === undefined && <Empty title="There is no model yet" />}
-      {name !== undefined && <OfModel key={name} name={name} />}
+      {overview.isSuccess && name === undefined && (
+        <Empty title="There is no model yet">
+          <p>The first one is made when Emend starts, and another with “emend import”.</p>
+        </Empty>
+      )}
+      {overview.data && name !== undefined && <OfModel key={name} name={name} />}
     </div>
   );
 }
@@ -76,13 +80,9 @@ function OfModel({ name }: { name: string }) {
   const items = useMemo(() => versions.data?.pages.flatMap((page) => page.items) ?? [], [versions.data]);
   const isRegistryAway = versions.data?.pages[0]?.aliases_from === "ledger";
   const live = items.find(({ aliases }) => aliases.includes("champion"));
-  const previous = versions.data
-    ? (items.find(({ aliases }) => aliases.includes("previous"))?.version ??
-      (isRegistryAway ? undefined : null))
-    : undefined;
   return (
     <>
-      {versions.isPending && <Loading what="the versions" lines={10} />}
+      {versions.isPending && <Loading what="the versions" lines={14} />}
       {versions.isError && items.length === 0 && (
         <Failed
           what="The versions could not be loaded"
@@ -101,8 +101,7 @@ function OfModel({ name }: { name: string }) {
         <>
           {isRegistryAway && (
             <p className="versions-paused small" role="status">
-              MLflow does not answer just now: what can be rolled back to is not known, and nothing can be put
-              live.
+              MLflow does not answer just now: nothing can be put live or rolled back until it is there again.
             </p>
           )}
           <section className="versions-live" aria-label="What is live">
@@ -130,7 +129,12 @@ function OfModel({ name }: { name: string }) {
               )}
             </div>
             <div className="row">
-              <RollBack model={name} live={live?.version ?? null} previous={previous} />
+              <RollBack
+                model={name}
+                live={live?.version ?? null}
+                previous={overview?.previous ?? null}
+                isRegistryAway={isRegistryAway}
+              />
               {overview?.promotion_paused_at && <ResumePromotion model={overview} />}
             </div>
           </section>
@@ -139,6 +143,7 @@ function OfModel({ name }: { name: string }) {
               name={name}
               versions={items}
               live={live?.version ?? null}
+              isRegistryAway={isRegistryAway}
               more={versions.hasNextPage ? () => void versions.fetchNextPage() : undefined}
             />
             <Card title="What was live when">
@@ -165,11 +170,12 @@ interface VersionListProps {
   name: string;
   versions: readonly Version[];
   live: number | null;
+  isRegistryAway: boolean;
   /** There are older ones to ask for. */
   more: (() => void) | undefined;
 }
 
-function VersionList({ name, versions, live, more }: VersionListProps) {
+function VersionList({ name, versions, live, isRegistryAway, more }: VersionListProps) {
   const [shown, setShown] = useState(FIRST);
   return (
     <Card title={more ? `The newest ${count(versions.length)}` : counted(versions.length, "version")}>
@@ -195,7 +201,7 @@ function VersionList({ name, versions, live, more }: VersionListProps) {
             </p>
             {version.verdict_sentence && <p className="small versions-said">{version.verdict_sentence}</p>}
             <div className="row versions-buttons">
-              <Promote model={name} version={version} live={live} />
+              <Promote model={name} version={version} live={live} isRegistryAway={isRegistryAway} />
               {live !== null && version.version !== live && (
                 <Link
                   href={`/versions?model=${encodeURIComponent(name)}&a=${live}&b=${version.version}`}

@@ -1,11 +1,10 @@
 /** What a model waits for: corrections, threshold, schedule; what is live, what is under way, and what can be done now. */
-import { useQuery } from "@tanstack/react-query";
 import { Link } from "wouter";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { count, counted, duration, percent } from "../../shared/format.ts";
 import type { Run } from "../../shared/runs.ts";
-import { askRuns, askVersions, type ModelOverview } from "../data.ts";
+import type { ModelOverview } from "../data.ts";
 import { secondsLeft } from "../runs.ts";
 import { Cancel, Resume, ResumePromotion, Retrain, RollBack, whyNoResume } from "./actions.tsx";
 import "./ModelPanel.css";
@@ -18,18 +17,7 @@ interface Props {
 
 export function ModelPanel({ model, isAlive }: Props) {
   const { name, champion } = model;
-  // Under ["runs"], so that what happens to runs asks for it anew.
-  const last = useQuery({
-    queryKey: ["runs", "last", name, model.active_run],
-    queryFn: async ({ signal }) =>
-      (await askRuns({ model: name, status: null, trigger: null }, null, signal, 1)).runs[0] ?? null,
-  }).data;
-  const versions = useQuery({
-    queryKey: ["versions", name, champion?.version],
-    queryFn: ({ signal }) => askVersions(name, signal),
-  }).data;
-  const known = versions?.items.find(({ aliases }) => aliases.includes("previous"))?.version;
-  const previous = known ?? (versions?.aliases_from === "registry" ? null : undefined);
+  const last = model.last_run as Run | null;
   const canResume = last && last.run_id !== model.active_run && whyNoResume(last, last.run_id) === undefined;
   return (
     <section className="model-panel" aria-label={`Model ${name}`}>
@@ -78,7 +66,7 @@ export function ModelPanel({ model, isAlive }: Props) {
       </div>
       <div className="model-panel-buttons">
         <Retrain model={model} isAlive={isAlive} />
-        <RollBack model={name} live={champion?.version ?? null} previous={previous} />
+        <RollBack model={name} live={champion?.version ?? null} previous={model.previous} />
         {model.promotion_paused_at && <ResumePromotion model={model} />}
       </div>
     </section>

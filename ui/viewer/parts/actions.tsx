@@ -210,19 +210,18 @@ export function Reason({ value, onChange, example }: ReasonProps) {
 interface RollBackProps {
   model: string;
   live: number | null;
-  /** What would answer then: the version called previous; undefined while it is not known yet. */
-  previous: number | null | undefined;
+  /** What would answer then. */
+  previous: number | null;
+  isRegistryAway?: boolean;
 }
 
-export function RollBack({ model, live, previous }: RollBackProps) {
+export function RollBack({ model, live, previous, isRegistryAway = false }: RollBackProps) {
   const [reason, setReason] = useState("");
-  const target = previous ? `version ${previous}` : "the version before";
-  const because =
-    live === null
-      ? "No version is live yet"
-      : previous === null
-        ? "There is no earlier version to go back to"
-        : undefined;
+  const target = `version ${previous}`;
+  let because: string | undefined;
+  if (live === null) because = "No version is live yet";
+  else if (previous === null) because = "There is no earlier version to go back to";
+  else if (isRegistryAway) because = "MLflow does not answer just now";
   return (
     <AskedAction
       name="Roll back"
@@ -271,19 +270,27 @@ export function ResumePromotion({ model }: { model: ModelOverview }) {
   );
 }
 
-export function whyNoPromotion(version: Version): string | undefined {
+export function whyNoPromotion(version: Version, isRegistryAway = false): string | undefined {
   if (version.aliases.includes("champion")) return "It is live";
   if (version.weights_removed_at) return "Its weights were removed to save room";
+  if (isRegistryAway) return "MLflow does not answer just now";
   return undefined;
 }
 
-export function Promote({ model, version, live }: { model: string; version: Version; live: number | null }) {
+interface PromoteProps {
+  model: string;
+  version: Version;
+  live: number | null;
+  isRegistryAway: boolean;
+}
+
+export function Promote({ model, version, live, isRegistryAway }: PromoteProps) {
   const [reason, setReason] = useState("");
   return (
     <AskedAction
       name="Promote"
       label={`Promote version ${version.version}`}
-      because={whyNoPromotion(version)}
+      because={whyNoPromotion(version, isRegistryAway)}
       title={`Put version ${version.version} live?`}
       confirm={`Promote version ${version.version}`}
       act={async () => {
