@@ -79,3 +79,28 @@ def accessibility_faults(page: Page) -> list[str]:
         f"{rule['id']}: {rule['help']}: {[node['html'][:160] for node in rule['nodes'][:3]]}"
         for rule in result["violations"]
     ]
+
+
+_WATCH_LAYOUT = """
+globalThis.layoutShifts = [];
+const named = (node) => node?.nodeType === 1 ? `${node.tagName.toLowerCase()}.${node.className}` : "text";
+new PerformanceObserver((list) => {
+  for (const { value, hadRecentInput, sources } of list.getEntries())
+    if (!hadRecentInput) layoutShifts.push({ value, moved: sources.map(({ node }) => named(node)) });
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+def watch_layout(page: Page) -> None:
+    """From the next loading on. Before `page.goto`."""
+    page.add_init_script(_WATCH_LAYOUT)
+
+
+def layout_shift(page: Page) -> tuple[float, list[str]]:
+    """Chromium's layout shifts since the page began to load, added up, and what moved.
+
+    0.1 is what Web Vitals calls good, for the worst five seconds. https://web.dev/articles/cls
+    """
+    shifts: list[dict[str, Any]] = page.evaluate("layoutShifts")
+    moved = [f"{shift['value']:.4f}: {', '.join(shift['moved'])}" for shift in shifts]
+    return sum(shift["value"] for shift in shifts), moved
