@@ -5,6 +5,8 @@ packages=""
 need() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
 need git git
 need chromium chromium
+need promtool prometheus
+need prometheus-node-exporter prometheus-node-exporter
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

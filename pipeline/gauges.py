@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from core.errors import EmendError
 from core.receipts import champion_version
 from core.settings import settings
 from core.telemetry import MOST_CATEGORIES, MOST_VERSIONS, OTHER
-from pipeline import execution, schedule
+from pipeline import certificate, execution, schedule
 from pipeline.params import TriggerParams
 from pipeline.stages import STAGES, read_json
 
@@ -87,6 +88,7 @@ DISK_FREE = Gauge("emend_data_disk_free_bytes", "Free on the disk of the data fo
 DISK_SIZE = Gauge("emend_data_disk_size_bytes", "Size of the disk of the data folder.")
 
 REFRESH_SECONDS = 5.0
+CERTIFICATE_SECONDS = 600.0
 ENDED = [status for status in RunStatus if status not in ACTIVE_RUN]
 SLICES = {"holdout": "holdout_accuracy", "generated": "regression_accuracy"}
 
@@ -101,6 +103,7 @@ class Gauges:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
         self._ledger_seen: int | None = None  # entries up to this id have been looked at
+        self._certificate_at = -float("inf")
         self._trained_on: dict[str, tuple[int, dict[str, float]]] = {}  # model to (live version, its mix)
 
     def start(self) -> None:
@@ -118,7 +121,17 @@ class Gauges:
                 _log.info("figures wait", reason=exc.message)
             except Exception:  # noqa: BLE001 - the thread's edge: runs go on whatever a figure does
                 _log.exception("figures failed")
+            self._look_at_certificate()
             self._stopping.wait(REFRESH_SECONDS)
+
+    def _look_at_certificate(self) -> None:
+        if time.monotonic() - self._certificate_at < CERTIFICATE_SECONDS:
+            return
+        self._certificate_at = time.monotonic()
+        try:
+            certificate.show(settings().public_url)
+        except (OSError, ValueError) as exc:
+            _log.warning("the public address's certificate was not read", reason=str(exc))
 
     def refresh(self, now: datetime) -> None:
         """Raises Unavailable; what was read last stays then."""
