@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -57,9 +58,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.gateway = state
     state.catalogue.start()
     state.history.start()
+    salt = asyncio.create_task(state.actors.prepare())
     try:
         yield
     finally:
+        salt.cancel()
         await anyio.to_thread.run_sync(state.history.stop)
         await anyio.to_thread.run_sync(state.catalogue.stop)
         await model_server.close()

@@ -1,5 +1,7 @@
 """Keeping a correction: its image on disk and its row committed, both or neither.
 
+With an object store the image is there first, before anything else; on disk too where the pipeline's disk is this one.
+
 The files are written inside the transaction, before its commit: while the database is away none is written,
 and when a commit is refused what was new is removed. Only a process killed between the two, or a database that
 dies in the very moment of the commit, can leave a file without a row: that is no loss, since rows decide what
@@ -15,16 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
-from typing import NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.errors import TooMany
 from api.history import find, is_id, new_id, time_of
-from core import categories, pictures
+from core import categories, objects, pictures
 from core.database import Category, Correction, CorrectionStatus, Prediction, session
 from core.errors import EmendError, IdempotencyMismatch
 from core.images import Decoded, encode_png
@@ -51,8 +53,6 @@ class Statement:
     request_sha256: str
 
 
-@dataclass(frozen=True)
-class Kept:
 class Predicted(NamedTuple):
     """version: None when a stock model server answered."""
 
@@ -60,6 +60,8 @@ class Predicted(NamedTuple):
     version: int | None
 
 
+@dataclass(frozen=True)
+class Kept:
     """replayed: it was kept before. predicted: what the prediction it speaks of was, if that is written."""
 
     correction: Correction
@@ -77,8 +79,14 @@ def digest(model: str, image: bytes, label: str, prediction_id: UUID | None, sou
 def keep(statement: Statement, data_dir: Path) -> Kept:
     """Returns when image and row would survive a power cut.
 
-    Raises IdempotencyMismatch, InvalidLabel, Conflict, TooMany, Unavailable, DiskFull; nothing is kept then.
+    Raises IdempotencyMismatch, InvalidLabel, Conflict, TooMany, Unavailable (also of the store), DiskFull; nothing is
+    kept then.
     """
+    if objects.store() is not None:
+        earlier = _kept_before(statement)
+        if earlier is not None:  # a double click sends nothing again
+            return earlier
+        _send(statement)  # outside the transaction: while the store hangs no connection hangs with it
     with images_locked([statement.image.sha256]):
         for attempt in range(3):
             try:
@@ -111,6 +119,18 @@ def image_in_history(correction: Correction) -> bytes | None:
         return None
     row = find(correction.prediction_id, Prediction.pixels, Prediction.image_sha256)
     return bytes(row.pixels) if row is not None and row.image_sha256 == correction.image_sha256 else None
+
+
+def _kept_before(statement: Statement) -> Kept | None:
+    with session() as db:
+        earlier = _earlier(db, statement)
+        return None if earlier is None else Kept(earlier, _category_of(db, earlier), True, None)
+
+
+def _send(statement: Statement) -> None:
+    image = statement.image
+    original = None if image.original is None else encode_png(image.original)
+    pictures.send(statement.model, image.sha256, encode_png(image.pixels), original)
 
 
 def _keep(statement: Statement, data_dir: Path) -> Kept:
@@ -176,6 +196,8 @@ def _check_cap(db: Session, statement: Statement) -> None:
 
 def _files(statement: Statement, category: Category, data_dir: Path) -> Sequence[tuple[Path, bytes]]:
     image = statement.image
+    if not pictures.waits_on_disk(data_dir, statement.model):
+        return []
     files = [
         (inbox_path(data_dir, statement.model, category.name, image.sha256), encode_png(image.pixels)),
     ]

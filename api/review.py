@@ -153,10 +153,14 @@ def _let_in(
     new_files: list[_NewFile],
 ) -> Correction:
     picture = _picture(db, row, data_dir)
-    path = inbox_path(data_dir, row.model, category.name, row.image_sha256)
-    if not path.exists():
-        new_files.append((row.model, row.image_sha256, path))
-    write_durably(path, picture)  # also when it is there: a run's cleanup may be about to remove it
+    pictures.send(
+        row.model, row.image_sha256, picture, None
+    )  # one of before there was a store is not there yet
+    if pictures.waits_on_disk(data_dir, row.model):
+        path = inbox_path(data_dir, row.model, category.name, row.image_sha256)
+        if not path.exists():
+            new_files.append((row.model, row.image_sha256, path))
+        write_durably(path, picture)  # also when it is there: a run's cleanup may be about to remove it
     follows = Correction(
         id=new_id(),
         model=row.model,
@@ -190,5 +194,5 @@ def _picture(db: Session, row: Correction, data_dir: Path) -> bytes:
 def _set_aside(row: Correction, data_dir: Path) -> None:
     """A copy: the inbox keeps its file until the next run is done."""
     picture = pictures.stored(row, data_dir)
-    if picture is not None:
+    if picture is not None and pictures.waits_on_disk(data_dir, row.model):
         write_durably(data_dir / row.model / "quarantine" / REJECTED / f"{row.image_sha256}.png", picture)

@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.errors import ConfigurationError
 from core.validation import told
@@ -42,6 +47,27 @@ def _named(name: str) -> AliasChoices:
     return AliasChoices(name)
 
 
+# May stand in the same `.env`, which docker-compose.yml reads too; no service of ours takes them. The first ones are made
+# by deploy/secrets.py, the others have their defaults and reasons in deploy/nginx/nginx.env.
+COMPOSE_NAMES = (
+    *("POSTGRES_PASSWORD", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "GRAFANA_ADMIN_PASSWORD"),
+    *("PGADMIN_PASSWORD", "EMEND_ADMIN_USER", "EMEND_ADMIN_PASSWORD", "EMEND_ADMIN_HASH"),
+    *("EMEND_BIND", "EMEND_PUBLIC_HOST", "EMEND_NGINX_RESOLVER", "EMEND_NGINX_PORT", "EMEND_NGINX_TLS_PORT"),
+    *("EMEND_GATEWAYS", "EMEND_VIEWERS", "EMEND_PAGES", "EMEND_MLFLOW", "EMEND_GRAFANA"),
+    *("EMEND_PREDICTIONS_PER_SECOND", "EMEND_PREDICTIONS_BURST"),
+    *("EMEND_CORRECTIONS_PER_SECOND", "EMEND_CORRECTIONS_BURST"),
+    *("EMEND_CONNECTIONS_PER_ADDRESS", "EMEND_SLOW_CLIENT_SECONDS"),
+    *("EMEND_TLS_CERTIFICATE", "EMEND_TLS_KEY"),
+)
+
+
+class _EnvFile(DotEnvSettingsSource):
+    """`.env` without what is only compose's."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if name.upper() not in COMPOSE_NAMES}
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True)
 
@@ -52,6 +78,14 @@ class Settings(BaseSettings):
         None, repr=False, validation_alias=_named("MLFLOW_TRACKING_URI")
     )
     dvc_remote_url: str | None = Field(None, repr=False, validation_alias=_named("DVC_REMOTE_URL"))
+
+    # The object store, and what every S3 client reads of it.
+    storage_url: str | None = Field(None, validation_alias=_named("STORAGE_URL"))
+    storage_public_url: str | None = Field(None, validation_alias=_named("STORAGE_PUBLIC_URL"))
+    aws_access_key_id: str | None = Field(None, validation_alias=_named("AWS_ACCESS_KEY_ID"))
+    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=_named("AWS_SECRET_ACCESS_KEY"))
+    aws_endpoint_url: str | None = Field(None, validation_alias=_named("AWS_ENDPOINT_URL"))
+    aws_region: str | None = Field(None, validation_alias=_named("AWS_DEFAULT_REGION"))
 
     # Who listens where. Loopback unless told otherwise.
     host: str = Field("127.0.0.1", validation_alias=_named("EMEND_HOST"))
@@ -84,6 +118,17 @@ class Settings(BaseSettings):
     )
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_named("SENTRY_DSN"))
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _EnvFile(settings_cls)
+
     @field_validator("schedule_tz")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -92,6 +137,18 @@ class Settings(BaseSettings):
         except (KeyError, ValueError) as exc:
             raise ValueError(f"{value!r} is not an IANA time zone, e.g. Europe/Berlin") from exc
         return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _an_s3_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
+            raise ValueError(
+                "it looks like s3://bucket/prefix; the keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        return value.rstrip("/")
 
     @property
     def database_url(self) -> str:
@@ -169,6 +226,7 @@ def _reject_unknown_environment() -> None:
         if isinstance(field.validation_alias, AliasChoices)
         for choice in field.validation_alias.choices
     }
+    known.update(COMPOSE_NAMES)
     unknown = sorted(name for name in os.environ if name.startswith("EMEND_") and name not in known)
     if unknown:
         raise ConfigurationError(

@@ -124,7 +124,9 @@ def bring_back(db: Session, gone: Sequence[Correction], data_dir: Path) -> None:
         if picture is None:
             log.warning("picture gone, so it cannot wait again", correction=str(row.id), model=row.model)
             continue
-        write_durably(pictures.inbox_path(data_dir, row.model, row.label, row.image_sha256), picture)
+        pictures.send(row.model, row.image_sha256, picture, None)
+        if pictures.waits_on_disk(data_dir, row.model):
+            write_durably(pictures.inbox_path(data_dir, row.model, row.label, row.image_sha256), picture)
         row.status, row.reason, row.dataset_version = CorrectionStatus.accepted, None, None
 
 

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from core import __version__
-from core.errors import Conflict, EmendError
+from core.errors import ConfigurationError, Conflict, EmendError
 from core.settings import settings
 
 app = typer.Typer(
@@ -131,6 +131,26 @@ def up() -> None:
             finally:
                 watching.stop()
             _say("everything is stopped; `make up` goes on from here")
+
+
+@app.command()
+def storage() -> None:
+    """Check the object store (STORAGE_URL), make its bucket, and send what only this disk has.
+
+    The first start with a STORAGE_URL does it too. While a run works, wait for its end.
+    """
+    from core import objects
+    from pipeline import mirror, runs, workspace
+
+    store = objects.store()
+    if store is None:
+        raise ConfigurationError("there is no object store: set STORAGE_URL (.env.example)")
+    active = runs.active_run()
+    if active is not None:
+        raise Conflict(f"run {active} is at work; `emend storage` when it has ended")
+    mirror.prepare(settings().data_dir, _say, workspace.push)
+    sent = mirror.send_missing(settings().data_dir, _say, workspace.push)
+    out.print(f"{store.where} answers and can be written; sent {_counted(sent, 'file')}")
 
 
 @app.command()

@@ -32,7 +32,7 @@ from core.database import Correction, Outcome, session
 from core.errors import Unavailable
 from core.settings import settings
 from core.storage import write_atomically
-from pipeline import dataset, gate, reports, versions
+from pipeline import dataset, gate, mirror, reports, versions
 from pipeline.metrics import recalls
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def compare(model: str, a: int, b: int) -> Json:
         corrections = _corrections(db, model, a, b)
         differing_ids = {str(id_) for id_ in _differing_ids(db, model, a, b)}
     home = settings().data_dir / model
+    mirror.bring_shards(home)
     sides = Side(a, told_a["run_id"]), Side(b, told_b["run_id"])
     asked, missing = _on_holdout(home, model, *sides)
     listed, count = corrections, len(differing_ids)
@@ -178,6 +179,7 @@ def _on_holdout(home: Path, model: str, a: Side, b: Side) -> tuple[Json | None, 
 def graph_files(home: Path, run_id: int) -> dict[str, Path] | None:
     """The model that a run made, in DVC's cache; None when it is not there any more."""
     name = f"run-{run_id}:dvc.lock"
+    mirror.bring_outputs(home, f"run-{run_id}", GRAPH)
     found = reports.git_objects(home, [name])
     if name not in found:
         return None

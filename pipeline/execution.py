@@ -34,7 +34,7 @@ from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
 from core.registry import RunStatus as MlflowStatus
 from core.settings import settings
 from core.storage import write_json
-from pipeline import bookkeeping, promotion, workspace
+from pipeline import bookkeeping, mirror, promotion, workspace
 from pipeline.champion import Aliases, aliases_of
 from pipeline.params import load
 from pipeline.processes import StageProcess, WarmStages
@@ -42,6 +42,8 @@ from pipeline.runs import record
 from pipeline.stages import STAGES, read_json
 
 RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
+SENT_SECONDS = 2.0
+LOG_SECONDS = 2.0  # how late a log may be in the object store
 REGISTRY_SECONDS = 30.0  # a run waits this long for MLflow: the supervisor has started it again by then
 
 RUNS = Counter("emend_runs_total", "Runs that ended, by how.", ["model", "status"])
@@ -159,6 +161,8 @@ class Execution:
         finally:
             if process.end() < 0:  # before its end is recorded: a resume must find nobody at work
                 workspace.remove_leftover_locks(self._home, started_at)
+            self._send(process.log, *self._folder.glob("*.json"), self._folder / "params.yaml")
+            self._wait_until_sent()
         self._results[name] = result["data"]
         halted: str | None = result["halted"]
 
@@ -208,6 +212,7 @@ class Execution:
         if name == "promote":  # has a limit of its own, after which it moves champion back
             limit_seconds += limits.promote_timeout_seconds
         deadline = time.monotonic() + limit_seconds
+        send_log_at = 0.0
         while (code := process.wait(0.1)) is None:
             self._check_stop(f"in stage {name}")
             if time.monotonic() > deadline:
@@ -216,6 +221,10 @@ class Execution:
                 )
             if name == "train":
                 self._forward_curve()
+            if time.monotonic() >= send_log_at and process.log.exists():
+                self._send(process.log)
+                # Sent whole each time: a longer one less often.
+                send_log_at = time.monotonic() + max(LOG_SECONDS, process.log.stat().st_size / 1e6)
         if name == "train":
             self._forward_curve()
         if code != 0:
@@ -225,6 +234,18 @@ class Execution:
                 RunStatus.failed,
                 f"stage {name} of run {self._run_id} {how}{': ' + why if why else ''}; log: {process.log}",
             )
+
+    def _send(self, *paths: Path) -> None:
+        """To the object store, if there is one, in the background."""
+        uploads = mirror.uploads()
+        if uploads is not None:
+            uploads.send(*paths)
+
+    def _wait_until_sent(self) -> None:
+        """A moment, so that whoever hears of the stage's end finds the end of its log."""
+        uploads = mirror.uploads()
+        if uploads is not None:
+            uploads.flush(SENT_SECONDS)
 
     def _end(self, db: Session, run: Run, status: RunStatus, message: str, aliases: Aliases | None) -> None:
         message = end_running_stages(db, run, status, message, aliases)[1]

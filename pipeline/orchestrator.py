@@ -23,7 +23,7 @@ from prometheus_client import Gauge, start_http_server
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from core import telemetry
+from core import objects, telemetry
 from core.database import (
     ACTIVE_RUN,
     QUEUE_CHANNEL,
@@ -37,7 +37,7 @@ from core.database import (
 from core.errors import ConfigurationError, Unavailable
 from core.registry import RegistryError
 from core.settings import settings
-from pipeline import bookkeeping, promotion, schedule, workspace
+from pipeline import bookkeeping, mirror, promotion, schedule, workspace
 from pipeline.execution import RUNS, Execution, LostRun, end_running_stages, try_lock
 from pipeline.gauges import Gauges
 from pipeline.params import load
@@ -46,6 +46,7 @@ from pipeline.runs import record
 MOST_RUNS = max(2, (os.cpu_count() or 2) // 2)  # at once; the others wait in the queue
 LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
 SCHEDULE_SECONDS = 10.0
+DAY_SECONDS = 86_400.0
 
 ACTIVE = Gauge("emend_runs_active", "Runs this orchestrator works on.")
 
@@ -67,6 +68,8 @@ class Orchestrator:
         """Blocks until `stop`; then ends the stages under way and marks their runs interrupted."""
         wake = QueueWaker()
         next_schedule = 0.0
+        if objects.store() is not None:
+            threading.Thread(target=self._keep_store, name="object-store", daemon=True).start()
         while not self._shutdown.is_set():
             try:
                 self._look()
@@ -97,6 +100,27 @@ class Orchestrator:
                     self._executions[run_id].cancel()
             elif status is RunStatus.running or len(self._executions) < MOST_RUNS:
                 self._take(run_id)
+
+    def _keep_store(self) -> None:
+        """What a killed orchestrator had not sent yet goes there; then, daily, what nobody needs any more leaves."""
+        sent = False
+        while not self._shutdown.is_set():
+            try:
+                if not sent:
+                    mirror.send_missing(settings().data_dir, _log.info)
+                    sent = True
+                self._sweep_store()
+                wait_seconds = DAY_SECONDS
+            except Unavailable as exc:
+                _log.warning("the object store is looked after later", reason=exc.message)
+                wait_seconds = 60.0
+            self._shutdown.wait(wait_seconds)
+
+    def _sweep_store(self) -> None:
+        with session() as db:
+            models = db.scalars(select(Model.name)).all()
+        pictures, uploads = mirror.sweep(models, bookkeeping.with_correction)
+        _log.info("object store swept", orphaned_pictures=pictures, unfinished_uploads=uploads)
 
     def _take(self, run_id: int) -> None:
         """Claims a queued run, ends a cancelled one, marks an orphan. Leaves what another process holds."""

@@ -40,10 +40,10 @@ from core.database import (
 from core.errors import NotFound
 from core.images import split_of
 from core.settings import settings
-from pipeline import dataset, versions
+from pipeline import dataset, mirror, versions
 from pipeline.gate import GateParams
+from pipeline.git import WorkspaceError
 from pipeline.metrics import wilson_interval
-from pipeline.workspace import WorkspaceError
 
 MOST_CORRECTIONS = 2_000  # shown as images; all are counted
 MOST_CONFUSED = 60  # categories of the matrix that is sent: 1,000 would be a million cells
@@ -72,6 +72,7 @@ def report(run_id: int) -> Json:
         ).all()
         ids = {c.name: c.id for c in db.scalars(select(Category).where(Category.model == run.model))}
     home = settings().data_dir / run.model
+    mirror.bring_shard(home, run.dataset_version or 0)
     files = Files.of(home, run_id, earlier)
     params = files.params(run_id)
     gate = {**GateParams().model_dump(), **((params or {}).get("gate") or {})}
@@ -107,7 +108,9 @@ def added_images(
     with session() as db:
         run = _run(db, run_id)
         made = _made_dataset(db, run)
-    shard = dataset.shard_path(settings().data_dir / run.model, run.dataset_version or 0)
+    home = settings().data_dir / run.model
+    mirror.bring_shard(home, run.dataset_version or 0)
+    shard = dataset.shard_path(home, run.dataset_version or 0)
     if not made or not shard.exists():
         return {"items": [], "next_before": None}
     rows = dataset.read_columns(shard, ["label", "split"])
@@ -192,8 +195,11 @@ class Files:
 
     def params(self, run_id: int) -> Json | None:
         """As it began with them: a copy is in its folder until that goes, and what it committed in git."""
+        path = self.home / "runs" / str(run_id) / "params.yaml"
+        if run_id == self.run_id:
+            mirror.bring_elsewhere(self.home, path)
         try:
-            text = (self.home / "runs" / str(run_id) / "params.yaml").read_bytes()
+            text = path.read_bytes()
         except OSError:
             found = self.objects.get(f"run-{run_id}:params.yaml")
             if found is None:
@@ -207,6 +213,7 @@ class Files:
 
     def outcomes(self) -> list[Json] | None:
         """As the stage wrote them: labels of both, also where no version came of it."""
+        mirror.bring_elsewhere(self.home, self.folder / "evaluate.json")
         try:
             told = json.loads((self.folder / "evaluate.json").read_text())
         except (OSError, ValueError):
@@ -219,7 +226,11 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def git_objects(home: Path, names: Sequence[str]) -> dict[str, tuple[str, bytes]]:
-    """(hash, content) of those that are there, with one process. names: as `git rev-parse` takes them."""
+    """(hash, content) of those that are there, with one process. names: as `git rev-parse` takes them.
+
+    Elsewhere, of what the store's history holds by now.
+    """
+    mirror.bring_history(home)
     if not (home / ".git").is_dir():
         return {}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}

@@ -19,6 +19,7 @@ from typing import Any
 from core.database import ACTIVE_RUN
 from core.settings import settings
 from pipeline import models, runs, workspace
+from pipeline.git import WorkspaceError
 
 COMPARED = ("weights.safetensors", "model.onnx")
 
@@ -29,8 +30,8 @@ def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dic
     home = models.home_of(run["model"])
     if run["version"] is None and not workspace.has_tag(home, f"run-{run_id}"):
         if run["status"] in ACTIVE_RUN:
-            raise workspace.WorkspaceError(f"run {run_id} is {run['status']}; reproduce it when it has ended")
-        raise workspace.WorkspaceError(
+            raise WorkspaceError(f"run {run_id} is {run['status']}; reproduce it when it has ended")
+        raise WorkspaceError(
             f"run {run_id} was {run['status']} and trained nothing: there is nothing to reproduce. `emend runs` lists "
             "those that made a version"
             if run["status"] != "failed"
@@ -38,14 +39,14 @@ def reproduce(run_id: int, keep: Path | None, say: Callable[[str], None]) -> dic
             f"{run_id}` says why"
         )
     if run["weights_removed_at"] is not None:
-        raise workspace.WorkspaceError(
+        raise WorkspaceError(
             f"the weights of run {run_id} were removed by retention (cleanup.keep_runs in {home / 'params.yaml'}): "
             f"nothing to start from or to compare with. Its data, parameters and reports are at tag run-{run_id}"
         )
     with tempfile.TemporaryDirectory(prefix="emend-reproduce-") as temporary:
         target = keep.resolve() if keep is not None else Path(temporary) / home.name
         if target.exists():
-            raise workspace.WorkspaceError(f"{target} exists already; choose a new folder")
+            raise WorkspaceError(f"{target} exists already; choose a new folder")
         say(f"checking out run-{run_id} of {home}")
         workspace.clone_at(home, f"run-{run_id}", target)
         _dvc(target, "checkout", "--quiet")
@@ -82,6 +83,6 @@ def _dvc(folder: Path, *arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise workspace.WorkspaceError(
+        raise WorkspaceError(
             f"dvc {arguments[0]} failed in {folder}; it said:\n{done.stdout.strip()[-3_000:]}"
         )

@@ -79,9 +79,11 @@ def queue(db: Session, model: str, *, trigger: Trigger, requested_by: str, force
     return run.id
 
 
-def active_run(model: str) -> int | None:
+def active_run(model: str | None = None) -> int | None:
+    """Of this model; None: of any."""
+    query = select(Run.id).where(Run.status.in_(ACTIVE_RUN)).limit(1)
     with session() as db:
-        return db.scalar(select(Run.id).where(Run.model == model, Run.status.in_(ACTIVE_RUN)))
+        return db.scalar(query if model is None else query.where(Run.model == model))
 
 
 def request_resume(run_id: int, *, requested_by: str) -> None:

@@ -89,11 +89,14 @@ def _own(chosen: Settings, name: str, module: str, port: int, setting: str, read
 
 
 def _mlflow(chosen: Settings, database_url: str) -> Service:
-    artifacts = (chosen.data_dir / "mlflow" / "artifacts").resolve()
-    artifacts.mkdir(parents=True, exist_ok=True)
+    artifacts = str((chosen.data_dir / "mlflow" / "artifacts").resolve())
+    if chosen.storage_url is not None:
+        artifacts = f"{chosen.storage_url}/mlflow/artifacts"
+    else:
+        Path(artifacts).mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts"]
     argv += ["--host", chosen.host, "--port", str(chosen.mlflow_port)]
-    argv += ["--backend-store-uri", database_url, "--artifacts-destination", str(artifacts)]
+    argv += ["--backend-store-uri", database_url, "--artifacts-destination", artifacts]
     return Service(
         "mlflow",
         argv,

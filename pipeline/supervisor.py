@@ -33,8 +33,10 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from core import database
 from core.errors import ConfigurationError
+from core.objects import StoreUnavailable
 from core.settings import Settings, embedded_database_url
 from core.storage import write_json
+from pipeline import mirror, workspace
 from pipeline.services import Service, check_ports, log_path, services
 
 Say = Callable[[str], None]
@@ -210,11 +212,18 @@ class Supervisor:
         self._migrate(
             self._settings.database_url if self._postgres is None else self._postgres.address("emend")
         )
+        self._prepare_store()
         for service in services(self._settings, mlflow_url):
             child = Child(service, log_path(self._settings.data_dir, service.name))
             self._children.append(child)
             child.start()
             self._note_processes()
+
+    def _prepare_store(self) -> None:
+        try:
+            mirror.prepare(self._settings.data_dir, self._say, workspace.push)
+        except StoreUnavailable as exc:
+            raise ConfigurationError(f"{exc.message}; check STORAGE_URL and the AWS_ settings") from exc
 
     def _migrate(self, url: str) -> None:
         try:

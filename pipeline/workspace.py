@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib.metadata import version as package_version
@@ -23,11 +23,13 @@ from typing import Any
 
 import yaml
 
-from core import __version__
+from core import __version__, objects
 from core.errors import DiskFull, EmendError
 from core.settings import settings
 from core.storage import write_durably, write_json
+from pipeline import mirror
 from pipeline.dataset import shard_version, shards
+from pipeline.git import HomeLocked, WorkspaceError, git
 
 PROJECT = Path(__file__).parents[1]
 WEIGHTS = ("model.onnx", "weights.safetensors")  # in model/ and base/; what else is there is small
@@ -35,16 +37,6 @@ PRESETS = {"doodles": PROJECT / "params.yaml", "photos": PROJECT / "pipeline" / 
 
 _IGNORED = "/dataset\n/base\n/model\n/inbox\n/imports\n/originals\n/quarantine\n/runs\n"
 _TRACKED = ("params.yaml", "product.json", "dvc.yaml", "dvc.lock", "dataset.dvc", "base.dvc", "reports")
-
-
-class WorkspaceError(EmendError):
-    """The home cannot be used as it is; the message says what to do."""
-
-    code = "workspace"
-
-
-class HomeLocked(WorkspaceError):
-    pass
 
 
 class HomeChanged(WorkspaceError):
@@ -72,10 +64,10 @@ def create_home(home: Path, params_yaml: str) -> None:
     shutil.rmtree(building, ignore_errors=True)
     (building / "dataset").mkdir(parents=True)
     (building / "reports").mkdir()
-    _git(building, "init", "--quiet", "--initial-branch=main")
-    _git(building, "config", "user.name", "Emend")
-    _git(building, "config", "user.email", "emend@localhost")
-    _git(building, "config", "commit.gpgsign", "false")
+    git(building, "init", "--quiet", "--initial-branch=main")
+    git(building, "config", "user.name", "Emend")
+    git(building, "config", "user.email", "emend@localhost")
+    git(building, "config", "commit.gpgsign", "false")
     with _dvc_quiet():
         from dvc.repo import Repo
 
@@ -94,8 +86,8 @@ def create_home(home: Path, params_yaml: str) -> None:
                 entry.rename(building / entry.name)
         shutil.rmtree(home)
     building.rename(home)
-    _git(home, "add", ".dvc", ".dvcignore", ".gitignore", "params.yaml", "dvc.yaml", "product.json")
-    _git(home, "commit", "--quiet", "--message", f"A new home for {home.name}")
+    git(home, "add", ".dvc", ".dvcignore", ".gitignore", "params.yaml", "dvc.yaml", "product.json")
+    git(home, "commit", "--quiet", "--message", f"A new home for {home.name}")
 
 
 def write_product(home: Path) -> None:
@@ -106,7 +98,7 @@ def write_product(home: Path) -> None:
 
 def latest_dataset_version(home: Path) -> int:
     """0 for a new home."""
-    tags = _git(home, "tag", "--list", "dataset-*").split()
+    tags = git(home, "tag", "--list", "dataset-*").split()
     return max((int(t.removeprefix("dataset-")) for t in tags), default=0)
 
 
@@ -115,7 +107,7 @@ def run_of_dataset(home: Path, dataset_version: int) -> int | None:
     if dataset_version == 0:
         return None
     said = re.search(
-        r"\(run (\d+)\)$", _git(home, "log", "-1", "--format=%s", f"dataset-{dataset_version}").strip()
+        r"\(run (\d+)\)$", git(home, "log", "-1", "--format=%s", f"dataset-{dataset_version}").strip()
     )
     return int(said[1]) if said else None
 
@@ -130,7 +122,7 @@ def check_usable(home: Path) -> None:
         )
     changed = [
         line[3:]
-        for line in _git(home, "status", "--porcelain", "--untracked-files=no").splitlines()
+        for line in git(home, "status", "--porcelain", "--untracked-files=no").splitlines()
         if line[3:].split("/")[0] not in _TRACKED or line[3:] == "dvc.yaml"
     ]
     if changed:
@@ -165,12 +157,13 @@ def record_dataset(home: Path, dataset_version: int, message: str, *, new: bool 
         repo = Repo(str(home))
         try:
             repo.add([str(home / "dataset"), str(home / "base")])
-            _push(repo)
+            _push(repo, home)
         finally:
             repo.close()
     commit = _commit(home, message)
     if new:
         _tag(home, f"dataset-{dataset_version}", commit)
+    _send_history(home)
     return commit
 
 
@@ -183,11 +176,12 @@ def record_run(home: Path, run: int, message: str) -> str:
         try:
             for stage in ("train", "evaluate"):
                 repo.commit(stage, force=True)
-            _push(repo)
+            _push(repo, home)
         finally:
             repo.close()
     commit = _commit(home, message)
     _tag(home, f"run-{run}", commit)
+    _send_history(home)
     return commit
 
 
@@ -219,32 +213,34 @@ def dataset_hash(home: Path) -> str:
 
 
 def head(home: Path) -> str:
-    return _git(home, "rev-parse", "HEAD").strip()
+    return git(home, "rev-parse", "HEAD").strip()
 
 
 def has_tag(home: Path, tag: str) -> bool:
-    return _git(home, "tag", "--list", tag).strip() == tag
+    return git(home, "tag", "--list", tag).strip() == tag
 
 
 def clone_at(home: Path, tag: str, target: Path) -> None:
     """A clone of the home at a tag, sharing its DVC cache; data, base and model are checked out."""
     if not has_tag(home, tag):
         raise WorkspaceError(f"the home {home} has no tag {tag}; `git -C {home} tag` lists them")
-    _git(home.parent, "clone", "--quiet", "--branch", tag, "--", str(home), str(target))
+    git(home.parent, "clone", "--quiet", "--branch", tag, "--", str(home), str(target))
     (target / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {home / '.dvc' / 'cache'}\n")
 
 
 def forget_weights(home: Path, runs: Iterable[int], kept_runs: Iterable[int]) -> int:
     """Removes from DVC's cache the weights that only these runs name; returns how many bytes that freed.
 
-    Everything else stays, the data above all: `dvc gc` would drop what old dataset versions alone name. What a
-    remote holds stays there too.
+    Everything else stays, the data above all: `dvc gc` would drop what old dataset versions alone name. The object
+    store forgets them too; what a remote of somebody's own (DVC_REMOTE_URL) holds stays there.
     """
     forgotten = set().union(*(_weights_of(home, f"run-{run}") for run in runs))
     if not forgotten:
         return 0
     kept = set().union(_weights_of(home, "HEAD"), *(_weights_of(home, f"run-{run}") for run in kept_runs))
     freed_bytes = 0
+    if settings().dvc_remote_url is None:
+        mirror.forget(forgotten - kept)
     for path in forgotten - kept:
         with contextlib.suppress(FileNotFoundError):
             freed_bytes += path.stat().st_size
@@ -255,7 +251,7 @@ def forget_weights(home: Path, runs: Iterable[int], kept_runs: Iterable[int]) ->
 def _weights_of(home: Path, revision: str) -> set[Path]:
     """The cache's files of the model a run made and of the one it started from."""
     try:
-        lock = yaml.safe_load(_git(home, "show", f"{revision}:dvc.lock"))
+        lock = yaml.safe_load(git(home, "show", f"{revision}:dvc.lock"))
     except WorkspaceError:  # the run ended before its tag
         return set()
     train = lock["stages"]["train"]
@@ -272,47 +268,54 @@ def _cached(home: Path, md5: str) -> Path:
     return home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _push(repo: Any) -> None:
-    url = settings().dvc_remote_url
+def push(home: Path) -> int:
+    """What DVC's remote does not have yet of the present dataset and model. Returns how many files that were."""
+    with _dvc_quiet(), contextlib.chdir(home):
+        from dvc.repo import Repo
+
+        repo = Repo(str(home))
+        try:
+            return _push(repo, home)
+        finally:
+            repo.close()
+
+
+def _push(repo: Any, home: Path) -> int:
+    """Waits while the object store is away. Raises StoreUnavailable after ten minutes."""
+    url = mirror.dvc_remote(home)
     if url is None:
-        return
+        return 0
     with repo.config.edit("local") as config:
         config["remote"]["emend"] = {"url": url}
         config["core"]["remote"] = "emend"
-    repo.push()
+
+    def push() -> int:
+        try:
+            return int(repo.push())
+        except Exception as exc:
+            store = objects.store()
+            if store is not None:
+                store.etag("")  # raises StoreUnavailable when that is why
+            raise WorkspaceError(f"DVC could not push to {url}: {exc}") from exc
+
+    # The stage's own output, under what keeps DVC quiet.
+    return objects.patiently(push, lambda text: print(text, file=sys.__stdout__, flush=True))
 
 
 def _commit(home: Path, message: str) -> str:
-    _git(home, "add", "--", *(name for name in _TRACKED if (home / name).exists()))
-    if _git(home, "status", "--porcelain", "--untracked-files=no").strip():
-        _git(home, "commit", "--quiet", "--message", message)
+    git(home, "add", "--", *(name for name in _TRACKED if (home / name).exists()))
+    if git(home, "status", "--porcelain", "--untracked-files=no").strip():
+        git(home, "commit", "--quiet", "--message", message)
     return head(home)
+
+
+def _send_history(home: Path) -> None:
+    objects.patiently(lambda: mirror.send_history(home), print)
 
 
 def _tag(home: Path, name: str, commit: str) -> None:
     """An earlier, killed attempt may have left the tag: it moves to what is true now."""
-    _git(home, "tag", "--force", name, commit)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env={**environment, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
-        if ".lock': File exists" in said:
-            raise HomeLocked(
-                f"the home {folder} is locked: {said.splitlines()[0]}; wait, then `emend resume` the run"
-            )
-        raise WorkspaceError(f"git {arguments[0]} failed in {folder}: {said}")
-    return done.stdout
+    git(home, "tag", "--force", name, commit)
 
 
 @contextlib.contextmanager

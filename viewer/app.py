@@ -20,7 +20,7 @@ from core import pages, web
 from core.database import ACTIVE_RUN, RunStatus, StageStatus, Trigger, session
 from core.errors import NotFound, Unavailable
 from core.settings import settings
-from pipeline import runs
+from pipeline import mirror, runs
 from viewer import events, listing, logs, models, overview, reports, schemas
 from viewer.pictures import Pictures
 from viewer.schemas import errors
@@ -148,7 +148,15 @@ async def stage_log(
     if stage not in runs.STAGES:
         raise NotFound(f"there is no such stage; the stages are {', '.join(runs.STAGES)}", field="stage")
     path = settings().data_dir / "logs" / "runs" / str(run_id) / f"{stage}.log"
-    running = await anyio.to_thread.run_sync(_is_running, run_id, stage)
+    running, model = await anyio.to_thread.run_sync(_state_of, run_id, stage)
+    home = settings().data_dir / model
+    elsewhere = await anyio.to_thread.run_sync(mirror.is_elsewhere, home)
+
+    def renew() -> None:
+        mirror.bring_elsewhere(home, path, again=running)
+
+    if elsewhere:
+        await anyio.to_thread.run_sync(renew)
     if not running and not path.exists():
         raise NotFound(
             f"the log of stage {stage!r} of run {run_id} is gone: cleanup keeps the newest runs' only"
@@ -156,25 +164,30 @@ async def stage_log(
     start = logs.tail_start(path, tail) if tail is not None and path.exists() else 0
     if follow:
         await listener.wait_until_ready(timeout_seconds=5)
-        body = _followed_log(listener, path, start, run_id, stage)
+        body = _followed_log(listener, path, start, run_id, stage, renew if elsewhere else None)
     else:
         body = logs.stream(path, start)
     return StreamingResponse(body, media_type="text/plain; charset=utf-8", headers=UNBUFFERED)
 
 
-def _is_running(run_id: int, stage: str) -> bool:
-    """Raises NotFound when it has not begun."""
+def _state_of(run_id: int, stage: str) -> tuple[bool, str]:
+    """(does it run, the model). Raises NotFound when it has not begun."""
     run = runs.show_run(run_id)
     begun = {s["name"]: s["status"] for s in run["stages"]}
     if stage not in begun:
         raise NotFound(
             f"stage {stage!r} of run {run_id} has not begun; the run is {run['status']}", field="stage"
         )
-    return run["status"] in ACTIVE_RUN and begun[stage] == StageStatus.running
+    return run["status"] in ACTIVE_RUN and begun[stage] == StageStatus.running, run["model"]
 
 
 async def _followed_log(
-    listener: events.Events, path: FilePath, start: int, run_id: int, stage: str
+    listener: events.Events,
+    path: FilePath,
+    start: int,
+    run_id: int,
+    stage: str,
+    renew: Callable[[], None] | None,
 ) -> AsyncIterator[bytes]:
     def ends_it(event: events.Event) -> bool:
         of_stage = event.stage == stage and event.status in ENDED_STAGE
@@ -182,15 +195,14 @@ async def _followed_log(
         return event.run_id == run_id and (of_stage or of_run)
 
     async def until_ended(subscription: events.Subscription) -> None:
-        if await anyio.to_thread.run_sync(
-            _is_running, run_id, stage
-        ):  # asked again: it may have ended meanwhile
+        running, _ = await anyio.to_thread.run_sync(_state_of, run_id, stage)
+        if running:  # asked again: it may have ended meanwhile
             await subscription.next()
 
     with listener.subscribe(ends_it) as subscription:
         ended = asyncio.create_task(until_ended(subscription))
         try:
-            async for chunk in logs.follow(path, start, ended):
+            async for chunk in logs.follow(path, start, ended, renew):
                 yield chunk
         finally:
             ended.cancel()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio.to_thread
 
 CHUNK_BYTES = 64 * 1024
+RENEW_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 0.2  # files cannot be waited for portably; a stat costs microseconds
 
 
@@ -63,10 +65,19 @@ async def stream(path: Path, position: int) -> AsyncIterator[bytes]:
         yield data
 
 
-async def follow(path: Path, position: int, ended: asyncio.Future[None]) -> AsyncIterator[bytes]:
-    """The log from this position as it grows, until `ended` is done and the file is drained."""
+async def follow(
+    path: Path, position: int, ended: asyncio.Future[None], renew: Callable[[], None] | None = None
+) -> AsyncIterator[bytes]:
+    """The log from this position as it grows, until `ended` is done and the file is drained.
+
+    renew: brings the log's present state from where it is written, if that is another disk.
+    """
+    renew_at = 0.0
     while True:
         last_look = ended.done()  # asked before reading: what was written before the end is read
+        if renew is not None and (last_look or time.monotonic() >= renew_at):
+            await anyio.to_thread.run_sync(renew)
+            renew_at = time.monotonic() + RENEW_SECONDS
         data, position = await anyio.to_thread.run_sync(read, path, position)
         if data:
             yield data

@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from core import pictures
+from core import objects, pictures
 from core.database import Model, session
 from core.images import InputSpec
-from pipeline import dataset
+from pipeline import dataset, mirror
 
 INDEX_BYTES = 120_000_000  # 10 million images
 GROUP_BYTES = 64_000_000  # some twenty row groups of doodles
@@ -91,6 +91,7 @@ class Pictures:
     def png(self, model: str, sha256: str) -> bytes | None:
         """What the model sees; None: it is nowhere. The arguments must have been checked: they become paths."""
         home = self._data_dir / model
+        mirror.bring_shards(home)
         for shard in reversed(dataset.shards(home)):
             found = self._in_shard(shard, sha256)
             if found is not None:
@@ -101,7 +102,13 @@ class Pictures:
                     return path.read_bytes()
                 except FileNotFoundError:  # a run took it in just now
                     continue
-        spec = _input_of(model) if pictures.original_path(self._data_dir, model, sha256).exists() else None
+        if (store := objects.store()) is not None:
+            accepted = store.get(pictures.stored_name(model, sha256))
+            if accepted is not None:
+                return accepted
+        elif not pictures.original_path(self._data_dir, model, sha256).exists():
+            return None
+        spec = _input_of(model)
         return pictures.from_original(self._data_dir, model, sha256, spec) if spec else None
 
     def _in_shard(self, shard: Path, sha256: str) -> bytes | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from core.registry import Registry, RegistryError, RegistryUnavailable
 from core.settings import settings
 from core.storage import remove_empty_folders
-from pipeline import workspace
+from pipeline import mirror, workspace
 from pipeline.stages import Result, StageRun, main
 
 ASIDE = ".merged"
@@ -119,8 +119,10 @@ def _remove_old_runs(stage: StageRun) -> int:
     )
     old = folders[: -stage.params.cleanup.keep_runs]
     for folder in old:
-        shutil.rmtree(folder)
-        shutil.rmtree(settings().data_dir / "logs" / "runs" / folder.name, ignore_errors=True)
+        log_folder = settings().data_dir / "logs" / "runs" / folder.name
+        for old_files in (folder, log_folder):
+            shutil.rmtree(old_files, ignore_errors=True)
+            mirror.forget_folder(old_files)
     return len(old)
 
 

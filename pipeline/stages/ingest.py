@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from core import objects
+from pipeline import mirror
 from pipeline.stages import Result, StageRun, main
 
 
@@ -51,7 +53,11 @@ def untrained_withdrawals(manifest: dict[str, Any]) -> int:
 
 
 def missing_files(home: Path, manifest: dict[str, Any]) -> list[dict[str, str | None]]:
-    """What the manifest names and the home does not have. A withdrawal needs no picture."""
+    """What the manifest names and neither the home nor the object store has. A withdrawal needs no picture."""
+    waiting = [
+        (inbox_path(home, c), str(c["image_sha256"])) for c in manifest["corrections"] if not c["withdrawn"]
+    ]
+    objects.patiently(lambda: mirror.bring_waiting(home, waiting), print)
     missing: list[dict[str, str | None]] = []
     for correction in manifest["corrections"]:
         path = inbox_path(home, correction)

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from core.database import Correction, LedgerEntry, LedgerOutcome, Version, make_engine
 from core.registry import Registry
-from pipeline.workspace import _git
+from pipeline.git import git
 from tests.support.kills import (
     assert_none_left,
     kill_at_tag,
@@ -221,8 +221,8 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_one_version_and_every_cor
         assert found.version == 1
     entries = fetch(stack, select(LedgerEntry).where(LedgerEntry.run_id == run))
     assert [e.outcome for e in entries] == [LedgerOutcome.abandoned, LedgerOutcome.done]
-    assert _git(home, "tag", "--list", "dataset-*").split() == ["dataset-1", "dataset-2"]
-    assert _git(home, "status", "--porcelain") == ""
+    assert git(home, "tag", "--list", "dataset-*").split() == ["dataset-1", "dataset-2"]
+    assert git(home, "status", "--porcelain") == ""
 
 
 def test_a_killed_gateway_loses_no_acknowledged_correction_and_repeats_give_the_same_id(
@@ -291,7 +291,7 @@ def test_a_killed_orchestrator_takes_its_stage_with_it_and_training_goes_on_from
     assert done.returncode in (0, 4), done.stdout + done.stderr
     log = (stack.data_dir / "logs" / "runs" / str(run) / "train.log").read_text()
     assert "from the checkpoint" in log
-    assert "warm_epochs: 7" in _git(stack.home, "show", f"run-{run}:params.yaml")
+    assert "warm_epochs: 7" in git(stack.home, "show", f"run-{run}:params.yaml")
     assert_each_once(stack, waiting)
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,14 @@ RUN_SECONDS = 240.0
 class Stack:
     """A running deployment. `api` is an HTTP client of its gateway."""
 
-    def __init__(self, folder: Path, *, starter_drawings: int = 200, **train: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        starter_drawings: int = 200,
+        environment: Mapping[str, str] | None = None,
+        **train: Any,
+    ) -> None:
         self.data_dir = folder / "data"
         self.log = folder / "up.log"
         names = ("API", "SERVING", "MLFLOW", "VIEWER", "UI", "ORCHESTRATOR")
@@ -47,6 +54,7 @@ class Stack:
             "EMEND_DATA_DIR": str(self.data_dir),
             "EMEND_STARTER_DRAWINGS": str(starter_drawings),
             "LOG_FORMAT": "json",
+            **(environment or {}),
         }
         self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['API']}", timeout=30)
         self._supervisor: subprocess.Popen[bytes] | None = None

@@ -449,7 +449,8 @@ MAY_IMPORT = {
     "serving": set[str](),
     "api": {"pipeline.runs"},
     "viewer": {
-        f"pipeline.{name}" for name in ("runs", "reports", "versions", "comparison", "schedule", "dataset")
+        f"pipeline.{name}"
+        for name in ("runs", "reports", "versions", "comparison", "schedule", "dataset", "mirror")
     },
 }
 

@@ -11,7 +11,8 @@ import pytest
 
 from core.settings import settings
 from pipeline import workspace
-from pipeline.workspace import HomeChanged, HomeLocked, WorkspaceError
+from pipeline.git import HomeLocked, WorkspaceError
+from pipeline.workspace import HomeChanged
 
 # Of a library that DVC uses; the version stage, a process of its own, does not show it.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
