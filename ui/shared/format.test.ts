@@ -8,7 +8,7 @@ describe("shares", () => {
     [0.9999, "99.9 %"],
     [0, "0.0 %"],
     [0.0001, "< 0.1 %"],
-  ])("%s is written %s", (share, written) => expect(percent(share)).toBe(written));
+  ])("%s is written %s", (share, written) => expect(percent(share).replaceAll("\u00a0", " ")).toBe(written));
 });
 
 describe("durations", () => {

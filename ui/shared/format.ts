@@ -1,12 +1,14 @@
 /** Numbers with units, and times, as every page writes them. */
 
+const SPACE = "\u00a0"; // a number and its unit stay on one line
+
 export function percent(share: number, digits = 1): string {
   // 99.96 % is not 100.0 %: nearly everything is not everything.
   const scale = 10 ** digits;
   let shown = Math.round(share * 100 * scale) / scale;
   if (shown === 100 && share < 1) shown = 100 - 1 / scale;
-  if (shown === 0 && share > 0) return `< ${(1 / scale).toFixed(digits)} %`;
-  return `${shown.toFixed(digits)} %`;
+  if (shown === 0 && share > 0) return `<${SPACE}${(1 / scale).toFixed(digits)}${SPACE}%`;
+  return `${shown.toFixed(digits)}${SPACE}%`;
 }
 
 /** 0.42 s, 8.1 s, 1 min 20 s, 2 h 05 min. */
@@ -56,4 +58,10 @@ export function ago(at: Date, now = Date.now()): string {
   if (seconds < 90 * 60) return `${counted(Math.max(1, Math.round(seconds / 60)), "minute")} ago`;
   if (seconds < 36 * 3600) return `${counted(Math.round(seconds / 3600), "hour")} ago`;
   return `${counted(Math.round(seconds / 86_400), "day")} ago`;
+}
+
+/** What a service says, as a sentence of its own: "the database is away" becomes "The database is away." */
+export function sentence(said: string): string {
+  const text = said.trim();
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import type { Run, StageOfRun } from "../shared/runs.ts";
 import type { RunFilter, RunPage } from "./data.ts";
-import { allStages, epochsLeftSeconds, secondsLeft, stageSeconds, withRun } from "./runs.ts";
+import { allStages, epochsLeftSeconds, secondsLeft, stageSeconds, timeLeft, withRun } from "./runs.ts";
 
 const NOW = Date.parse("2026-11-21T05:10:30Z");
 const EVERY: RunFilter = { model: null, status: null, trigger: null };
@@ -110,6 +110,14 @@ test("time left: a stage that takes longer than ever has nothing left, not less"
 test("time left: unknown without a run before, and for a run that has ended", () => {
   expect(secondsLeft(run(1), null, NOW)).toBeNull();
   expect(secondsLeft(run(1, { status: "failed" }), ESTIMATE, NOW)).toBeNull();
+});
+
+test("time left is told roughly, and a stage that takes much longer than it did says so", () => {
+  const training = run(1, { stages: [stage("train", "running", null)] });
+  expect(timeLeft(training, ESTIMATE, NOW)).toBe("about 20 s left");
+  expect(timeLeft(training, ESTIMATE, NOW + 55_000)).toBe("longer than usual");
+  expect(timeLeft(training, ESTIMATE, NOW + 55_000, 3)).toBe("about 8 s left");
+  expect(timeLeft(training, null, NOW)).toBe("how long it takes is not known");
 });
 
 test("epochs to come take what those before took", () => {

@@ -1,6 +1,7 @@
 /** The list of runs and how it stays true: every transition that comes asks for that run alone and puts it in its place. */
 import { type InfiniteData, useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useMemo, useRef } from "react";
+import { duration } from "../shared/format.ts";
 import { useLive } from "../shared/live.ts";
 import { isActive, type Run, STAGES, type StageName, type StageOfRun } from "../shared/runs.ts";
 import { askOverview, askRun, askRuns, type RunEstimate, type RunFilter, type RunPage } from "./data.ts";
@@ -125,6 +126,26 @@ export function secondsLeft(
     else left += Math.max(0, whole - (stage === null ? 0 : (stageSeconds(stage, now) ?? 0)));
   }
   return left;
+}
+
+/** "about 40 s left"; a stage that takes much longer than it usually does says so. */
+export function timeLeft(
+  run: Run,
+  estimate: RunEstimate | null,
+  now: number,
+  trainSeconds: number | null = null,
+): string {
+  const left = secondsLeft(run, estimate, now, trainSeconds);
+  if (left === null) return "how long it takes is not known";
+  const stage = run.stages.find(({ status }) => status === "running");
+  const usual = stage && (stage.name !== "train" || trainSeconds === null) && estimate?.stages[stage.name];
+  if (usual && (stageSeconds(stage, now) ?? 0) > 2 * usual + 10) return "longer than usual";
+  return left < 1 ? "done in a moment" : `about ${roughly(left)} left`;
+}
+
+/** Without a fraction: nobody knows it so well. */
+export function roughly(seconds: number): string {
+  return seconds < 9.5 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds);
 }
 
 /** Seconds that the epochs still to come take, at the pace of those done; null before the first. */

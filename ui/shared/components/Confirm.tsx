@@ -15,6 +15,8 @@ interface Props {
   /** The word on the button: what it does, not "OK". */
   confirm: string;
   kind?: "primary" | "danger";
+  /** The word on the button that leaves all as it is. */
+  keep?: string;
   busy?: boolean;
   /** What went wrong when it was tried. */
   error?: Error | null;
@@ -28,6 +30,7 @@ export function Confirm({
   title,
   confirm,
   kind = "primary",
+  keep = "Cancel",
   busy,
   error,
   onConfirm,
@@ -50,7 +53,7 @@ export function Confirm({
           <div className="stack">{children}</div>
           {error && <p role="alert">{error.message}</p>}
           <div className="row confirm-buttons">
-            <Button onClick={onClose}>Cancel</Button>
+            <Button onClick={onClose}>{keep}</Button>
             <Button kind={kind} busy={busy} onClick={onConfirm}>
               {confirm}
             </Button>

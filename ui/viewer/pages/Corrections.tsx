@@ -19,7 +19,7 @@ import { Confirm } from "../../shared/components/Confirm.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
-import { Empty, Failed, Loading } from "../../shared/components/states.tsx";
+import { Empty, Failed } from "../../shared/components/states.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
 import { counted } from "../../shared/format.ts";
 import {
@@ -32,6 +32,7 @@ import {
   shownAt,
 } from "../data.ts";
 import { Filter } from "../parts/Filter.tsx";
+import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
 import { LabelPicker } from "../parts/LabelPicker.tsx";
 import { useOverview } from "../runs.ts";
 import { indexOf, meant, move, NOTHING, range, type Selection, toggled, without } from "../selection.ts";
@@ -53,40 +54,29 @@ export function Corrections() {
   const [wanted] = useParameter("model");
   const [show, setShow] = useParameter("show");
   const models = overview.data?.models ?? [];
-  const name = wanted ?? models[0]?.name;
-  const model = models.find((one) => one.name === name);
+  const model = wanted === null ? models[0] : models.find(({ name }) => name === wanted);
   const now: Show = show === "waiting" || show === "decided" ? show : "aside";
   const counts: Partial<Record<Show, number>> = model
     ? { aside: model.quarantined, waiting: model.waiting.corrections }
     : {};
   return (
     <div className="stack corrections">
-      <h1>Corrections</h1>
-      {overview.data && name !== undefined && (
-        <div className="row corrections-head">
-          <fieldset className="corrections-tabs">
-            <legend className="aloud">Which corrections</legend>
-            {SHOWN.map(([key, word]) => (
-              <button
-                key={key}
-                type="button"
-                aria-pressed={key === now}
-                onClick={() => setShow(key === "aside" ? null : key)}
-              >
-                {word}
-                {counts[key] !== undefined && <span className="number"> {counts[key]}</span>}
-              </button>
-            ))}
-          </fieldset>
-          {(models.length > 1 || wanted !== null) && (
-            <Filter
-              name="Model"
-              parameter="model"
-              all={null}
-              options={models.map(({ name }) => [name, name])}
-            />
-          )}
-        </div>
+      <Head title="Corrections" models={models.map(({ name }) => name)} />
+      {model && (
+        <fieldset className="corrections-tabs">
+          <legend className="aloud">Which corrections</legend>
+          {SHOWN.map(([key, word]) => (
+            <button
+              key={key}
+              type="button"
+              aria-pressed={key === now}
+              onClick={() => setShow(key === "aside" ? null : key)}
+            >
+              {word}
+              {counts[key] !== undefined && <span className="number"> {counts[key]}</span>}
+            </button>
+          ))}
+        </fieldset>
       )}
       {overview.isError && !overview.data && (
         <Failed
@@ -95,13 +85,9 @@ export function Corrections() {
           retry={() => void overview.refetch()}
         />
       )}
-      {overview.isPending && <Loading what="the corrections" lines={14} />}
-      {overview.isSuccess && name === undefined && (
-        <Empty title="There is no model yet">
-          <p>The first one is made when Emend starts, and another with “emend import”.</p>
-        </Empty>
-      )}
-      {overview.data && name !== undefined && <Inbox key={`${name} ${now}`} model={name} show={now} />}
+      {overview.isPending && <LoadingPage what="the corrections" />}
+      {overview.isSuccess && !model && <NoModel wanted={wanted} />}
+      {model && <Inbox key={`${model.name} ${now}`} model={model.name} show={now} />}
     </div>
   );
 }
@@ -171,7 +157,7 @@ function Inbox({ model, show }: { model: string; show: Show }) {
           ]}
         />
       </div>
-      {query.isPending && <Loading what="the corrections" lines={10} />}
+      {query.isPending && <LoadingPage what="the corrections" />}
       {query.isError && items.length === 0 && (
         <Failed
           what="The corrections could not be loaded"
@@ -551,7 +537,9 @@ const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: Tile
   const words = (
     <>
       <Pixels src={shownAt(item.image)} alt={`said to be ${label}`} size={84} />
-      <span className="tile-label">{label}</span>
+      <span className="tile-label" title={label}>
+        {label}
+      </span>
       <span className="tile-line">
         <LocalTime at={received_at} />
         {SOURCES[source] && ` · ${SOURCES[source]}`}

@@ -13,6 +13,7 @@ import { isActive, type Run as RunShape } from "../../shared/runs.ts";
 import { askReport, askRun, askRuns, type Epoch } from "../data.ts";
 import { Added } from "../parts/Added.tsx";
 import { Cancel, Resume, whyNoResume } from "../parts/actions.tsx";
+import { LoadingPage } from "../parts/Head.tsx";
 import { Log } from "../parts/Log.tsx";
 import { Params } from "../parts/Params.tsx";
 import { StageRail } from "../parts/StageRail.tsx";
@@ -43,7 +44,7 @@ export function Run({ runId }: { runId: number }) {
   return (
     <div className="stack">
       <h1>Run {runId}</h1>
-      {run.isPending && <Loading what="the run" lines={10} />}
+      {run.isPending && <LoadingPage what="the run" />}
       {run.error instanceof ApiError && run.error.status === 404 ? (
         <Empty title={`There is no run ${runId}`}>
           <Link href="/">To all runs</Link>
@@ -122,11 +123,6 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
             {run.weights_removed_at && " (weights removed)"}
           </Fact>
         )}
-        {data?.commit && (
-          <Fact name="Commit in its home">
-            <code>{data.commit.slice(0, 10)}</code>
-          </Fact>
-        )}
         {run.mlflow_url && (
           <Fact name="In MLflow">
             <a href={run.mlflow_url}>curves, files, environment</a>
@@ -165,7 +161,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
           )}
         </Card>
       </div>
-      {report.isPending && <Loading what="the report" lines={8} />}
+      {report.isPending && <LoadingPage what="the report" />}
       {report.isError && !data && (
         <Failed
           what="The run’s report could not be loaded"
@@ -184,8 +180,8 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
           {data.added && (
             <Added runId={run.run_id} datasetVersion={data.dataset_version} added={data.added} />
           )}
-          {data.params && <Params params={data.params} changed={data.params_changed} />}
-          <Missing missing={data.missing} />
+          {data.params && <Params params={data.params} changed={data.params_changed} commit={data.commit} />}
+          {!isActive(run) && <Missing missing={data.missing} />}
         </>
       )}
     </div>

@@ -6,10 +6,11 @@ import { useParameter } from "../../shared/address.ts";
 import { Button } from "../../shared/components/Button.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
-import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
+import { Empty, Failed } from "../../shared/components/states.tsx";
 import { count } from "../../shared/format.ts";
 import { type Run, STAGES } from "../../shared/runs.ts";
 import { Filter } from "../parts/Filter.tsx";
+import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
 import { ModelLines, ModelPanel } from "../parts/ModelPanel.tsx";
 import { StageCells, StageStrip } from "../parts/StageMarks.tsx";
 import { TRIGGERS, useOverview, useRuns } from "../runs.ts";
@@ -27,17 +28,14 @@ export function Runs() {
   const shown = models.filter(({ name }) => model === null || name === model);
   return (
     <div className="stack">
-      <div className="runs-head">
-        <h1>Runs</h1>
-        <Stale />
-      </div>
+      <Head title="Runs" />
       {overview.data && !overview.data.orchestrator_alive && (
         <p className="runs-away" role="status">
           What works on runs is away: runs that are asked for wait until it is back. It starts again by
           itself.
         </p>
       )}
-      {overview.isPending && <Loading what="the runs" lines={16} />}
+      {overview.isPending && <LoadingPage what="the runs" />}
       {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
@@ -45,6 +43,7 @@ export function Runs() {
           retry={() => void overview.refetch()}
         />
       )}
+      {overview.isSuccess && model !== null && shown.length === 0 && <NoModel wanted={model} />}
       {shown.length > WHOLE_PANELS ? (
         <ModelLines models={shown} />
       ) : (
@@ -81,29 +80,31 @@ function RunList({ models, asked: { query, runs } }: RunListProps) {
   const isFiltered = model !== null || status !== null || trigger !== null;
   return (
     <section className="stack" aria-label="Runs">
-      <div className="row runs-filters">
-        <Filter
-          name="Model"
-          parameter="model"
-          all="Every model"
-          options={models.map((name) => [name, name])}
-        />
-        <Filter name="State" parameter="status" all="Any state" options={STATES} />
-        <Filter name="Started" parameter="trigger" all="Any way" options={Object.entries(TRIGGERS)} />
-        {isFiltered && (
-          <Button
-            kind="quiet"
-            onClick={() => {
-              setModel(null);
-              setStatus(null);
-              setTrigger(null);
-            }}
-          >
-            Show all runs
-          </Button>
-        )}
-      </div>
-      {query.isPending && <Loading what="the runs" lines={12} />}
+      {(isFiltered || runs.length > 0 || !query.isSuccess) && (
+        <div className="row runs-filters">
+          <Filter
+            name="Model"
+            parameter="model"
+            all="Every model"
+            options={models.map((name) => [name, name])}
+          />
+          <Filter name="State" parameter="status" all="Any state" options={STATES} />
+          <Filter name="Started" parameter="trigger" all="Any way" options={Object.entries(TRIGGERS)} />
+          {isFiltered && (
+            <Button
+              kind="quiet"
+              onClick={() => {
+                setModel(null);
+                setStatus(null);
+                setTrigger(null);
+              }}
+            >
+              Show all runs
+            </Button>
+          )}
+        </div>
+      )}
+      {query.isPending && <LoadingPage what="the runs" />}
       {query.isError && runs.length === 0 && (
         <Failed what="The runs could not be loaded" error={query.error} retry={() => void query.refetch()} />
       )}

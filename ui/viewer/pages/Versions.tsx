@@ -7,39 +7,36 @@ import { Button } from "../../shared/components/Button.tsx";
 import { Card } from "../../shared/components/Card.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
-import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
+import { Empty, Failed, Loading } from "../../shared/components/states.tsx";
 import { count, counted, duration, percent } from "../../shared/format.ts";
 import { useLive } from "../../shared/live.ts";
-import { askLedger, askLive, askVersions, type LedgerItem, type Version } from "../data.ts";
+import {
+  askLedger,
+  askLive,
+  askVersions,
+  type LedgerItem,
+  type ModelOverview,
+  type Version,
+} from "../data.ts";
 import { Promote, ResumePromotion, RollBack } from "../parts/actions.tsx";
 import { Compare, showComparison } from "../parts/Compare.tsx";
-import { Filter } from "../parts/Filter.tsx";
+import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
 import { useOverview } from "../runs.ts";
 import "./Versions.css";
 
 const FIRST = 8;
+const FIRST_OF_LEDGER = 11; // about as high
 const MORE = 40;
 
 export function Versions() {
   const overview = useOverview();
   const [wanted] = useParameter("model");
   const models = overview.data?.models ?? [];
-  const name = wanted ?? models[0]?.name;
+  const model = wanted === null ? models[0] : models.find(({ name }) => name === wanted);
   return (
     <div className="stack versions">
-      <div className="versions-head">
-        <h1>Versions</h1>
-        {(models.length > 1 || wanted !== null) && (
-          <Filter
-            name="Model"
-            parameter="model"
-            all={null}
-            options={models.map(({ name }) => [name, name])}
-          />
-        )}
-        <Stale />
-      </div>
-      {overview.isPending && <Loading what="the versions" lines={14} />}
+      <Head title="Versions" models={models.map((model) => model.name)} />
+      {overview.isPending && <LoadingPage what="the versions" />}
       {overview.isError && !overview.data && (
         <Failed
           what="The models could not be loaded"
@@ -47,21 +44,18 @@ export function Versions() {
           retry={() => void overview.refetch()}
         />
       )}
-      {overview.isSuccess && name === undefined && (
-        <Empty title="There is no model yet">
-          <p>The first one is made when Emend starts, and another with “emend import”.</p>
-        </Empty>
-      )}
-      {overview.data && name !== undefined && <OfModel key={name} name={name} />}
+      {overview.isSuccess && !model && <NoModel wanted={wanted} />}
+      {model && <OfModel key={model.name} model={model} />}
     </div>
   );
 }
 
-function OfModel({ name }: { name: string }) {
+function OfModel({ model }: { model: ModelOverview }) {
+  const { name, promotion_paused_at: pausedAt } = model;
   const queries = useQueryClient();
-  useLive(({ stage, status, model }) => {
+  useLive(({ stage, status, model: of }) => {
     if (
-      model !== name ||
+      of !== name ||
       (stage !== "promote" && stage !== "register" && stage !== null) ||
       status === "running"
     )
@@ -76,13 +70,12 @@ function OfModel({ name }: { name: string }) {
     getNextPageParam: (page) => page.next_before,
   });
   const ledger = useQuery({ queryKey: ["ledger", name], queryFn: ({ signal }) => askLedger(name, signal) });
-  const overview = useOverview().data?.models.find((model) => model.name === name);
   const items = useMemo(() => versions.data?.pages.flatMap((page) => page.items) ?? [], [versions.data]);
   const isRegistryAway = versions.data?.pages[0]?.aliases_from === "ledger";
   const live = items.find(({ aliases }) => aliases.includes("champion"));
   return (
     <>
-      {versions.isPending && <Loading what="the versions" lines={14} />}
+      {versions.isPending && <LoadingPage what="the versions" />}
       {versions.isError && items.length === 0 && (
         <Failed
           what="The versions could not be loaded"
@@ -121,10 +114,10 @@ function OfModel({ name }: { name: string }) {
                   )}
                 </p>
               )}
-              {overview?.promotion_paused_at && (
+              {pausedAt && (
                 <p className="versions-paused small">
-                  Promotion is paused since <LocalTime at={overview.promotion_paused_at} />, after a rollback:
-                  runs put nothing live.
+                  Promotion is paused since <LocalTime at={pausedAt} />, after a rollback: runs put nothing
+                  live.
                 </p>
               )}
             </div>
@@ -132,10 +125,10 @@ function OfModel({ name }: { name: string }) {
               <RollBack
                 model={name}
                 live={live?.version ?? null}
-                previous={overview?.previous ?? null}
+                previous={model.previous}
                 isRegistryAway={isRegistryAway}
               />
-              {overview?.promotion_paused_at && <ResumePromotion model={overview} />}
+              {pausedAt && <ResumePromotion model={model} />}
             </div>
           </section>
           <div className="versions-columns">
@@ -179,7 +172,7 @@ function VersionList({ name, versions, live, isRegistryAway, more }: VersionList
   const [shown, setShown] = useState(FIRST);
   return (
     <Card title={more ? `The newest ${count(versions.length)}` : counted(versions.length, "version")}>
-      <ul className="versions-list">
+      <ul className="versions-list" data-away={isRegistryAway || undefined}>
         {versions.slice(0, shown).map((version) => (
           <li key={version.version} className="versions-item">
             <div className="versions-item-head">
@@ -295,7 +288,7 @@ const ACTIONS: Record<string, (version: number) => string> = {
 };
 
 function Timeline({ items }: { items: readonly LedgerItem[] }) {
-  const [shown, setShown] = useState(FIRST);
+  const [shown, setShown] = useState(FIRST_OF_LEDGER);
   if (items.length === 0) return <p className="soft">Nothing has gone live yet.</p>;
   const done = items.filter(({ outcome }) => outcome === "done");
   return (
@@ -338,7 +331,7 @@ function by(item: LedgerItem): React.ReactNode {
       </>
     );
   }
-  return `by ${item.actor}`;
+  return item.actor === "gate" ? "by the gate" : `by ${item.actor}`;
 }
 
 /** How long it was live; nothing for what still is. done: newest first. */

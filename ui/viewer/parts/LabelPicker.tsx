@@ -24,7 +24,7 @@ export function LabelPicker({ categories, value, onChange, onEnter }: Props) {
         autoComplete="off"
         placeholder="type to find a category"
         value={typed}
-        maxLength={100}
+        maxLength={64}
         onKeyDown={(event) => {
           if (event.key === "Enter") onEnter();
         }}

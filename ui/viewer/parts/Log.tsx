@@ -107,10 +107,15 @@ export function Log(props: Props) {
     estimateSize: () => LINE_PX,
     overscan: 20,
   });
-  // biome-ignore lint/correctness/useExhaustiveDependencies: pieces says that the text grew
+  const height = virtual.getTotalSize();
+  // biome-ignore lint/correctness/useExhaustiveDependencies: pieces says that the text grew, height that there is room
   useEffect(() => {
-    if (isFollowing && text.length > 0) pane.current?.scrollTo({ top: pane.current.scrollHeight });
-  }, [pieces, isFollowing, text]);
+    if (!isFollowing || text.length === 0) return;
+    const toEnd = () => pane.current?.scrollTo({ top: pane.current.scrollHeight });
+    toEnd();
+    const frame = requestAnimationFrame(toEnd); // the room for many lines at once may come a moment after them
+    return () => cancelAnimationFrame(frame);
+  }, [pieces, isFollowing, text, height]);
   useEffect(() => {
     if (current === undefined) return;
     setFollowing(false);
@@ -199,7 +204,7 @@ export function Log(props: Props) {
         {text.length === 0 && state !== "gone" && state !== "opening" && !error && (
           <p className="log-none">{isRunning ? "Nothing printed yet." : "It printed nothing."}</p>
         )}
-        <div className="log-lines" style={{ height: virtual.getTotalSize() }}>
+        <div className="log-lines" style={{ height }}>
           {virtual.getVirtualItems().map(({ index, start }) => (
             <div
               key={index}

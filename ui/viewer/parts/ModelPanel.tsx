@@ -2,10 +2,10 @@
 import { Link } from "wouter";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
-import { count, counted, duration, percent } from "../../shared/format.ts";
+import { count, counted, percent } from "../../shared/format.ts";
 import type { Run } from "../../shared/runs.ts";
 import type { ModelOverview } from "../data.ts";
-import { secondsLeft } from "../runs.ts";
+import { roughly, timeLeft } from "../runs.ts";
 import { Cancel, Resume, ResumePromotion, Retrain, RollBack, whyNoResume } from "./actions.tsx";
 import "./ModelPanel.css";
 import { useNow } from "./useNow.ts";
@@ -57,7 +57,7 @@ export function ModelPanel({ model, isAlive }: Props) {
         )}
         {canResume && (
           <div className="row">
-            <Resume run={last} newest={last.run_id} />
+            <Resume run={last} newest={last.run_id} kind="plain" />
             <span className="small soft">
               <Link href={`/runs/${last.run_id}`}>run {last.run_id}</Link>, {last.status}
             </span>
@@ -115,7 +115,6 @@ function Waiting({ model }: { model: ModelOverview }) {
 function NextRun({ model, run, isAlive }: { model: ModelOverview; run: Run | null; isAlive: boolean }) {
   const now = useNow(model.active_run !== null);
   if (model.active_run !== null) {
-    const left = run && secondsLeft(run, model.run_estimate, now);
     const stage = run?.stages.find(({ status }) => status === "running");
     return (
       <>
@@ -125,11 +124,7 @@ function NextRun({ model, run, isAlive }: { model: ModelOverview; run: Run | nul
         </p>
         <p className="small soft">
           {stage ? `${stage.name}; ` : ""}
-          {left === null
-            ? "how long it takes is not known"
-            : left < 1
-              ? "done in a moment"
-              : `about ${duration(left)} left`}
+          {run && timeLeft(run, model.run_estimate, now)}
         </p>
       </>
     );
@@ -150,7 +145,7 @@ function NextRun({ model, run, isAlive }: { model: ModelOverview; run: Run | nul
         {!isAlive
           ? "What works on runs is away just now"
           : model.run_estimate
-            ? `A run takes about ${duration(model.run_estimate.seconds)}`
+            ? `A run takes about ${roughly(model.run_estimate.seconds)}`
             : "No run has gone through yet"}
       </p>
     </>

@@ -7,9 +7,11 @@ import "./Params.css";
 interface Props {
   params: Record<string, unknown>;
   changed: Report["params_changed"];
+  /** Of the model's home: what the run trained on and with. */
+  commit: string | null;
 }
 
-export function Params({ params, changed }: Props) {
+export function Params({ params, changed, commit }: Props) {
   const all = flat(params);
   return (
     <Card title="Parameters">
@@ -30,7 +32,7 @@ export function Params({ params, changed }: Props) {
         </ul>
       )}
       <details>
-        <summary>All {all.length}</summary>
+        <summary>All {all.length} parameters</summary>
         <DataTable
           caption="Parameters"
           rows={all}
@@ -41,6 +43,11 @@ export function Params({ params, changed }: Props) {
           ]}
         />
       </details>
+      {commit && (
+        <p className="small soft">
+          Kept with its data in the model’s home, in commit <code>{commit.slice(0, 10)}</code>.
+        </p>
+      )}
     </Card>
   );
 }

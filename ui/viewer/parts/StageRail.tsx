@@ -2,7 +2,7 @@
 import { duration } from "../../shared/format.ts";
 import { isActive, type Run, type StageName, type StageOfRun } from "../../shared/runs.ts";
 import type { Epoch, RunEstimate } from "../data.ts";
-import { allStages, epochsLeftSeconds, SHORT, secondsLeft, stageSeconds } from "../runs.ts";
+import { allStages, epochsLeftSeconds, roughly, SHORT, stageSeconds, timeLeft } from "../runs.ts";
 import { StatusIcon } from "./StatusIcon.tsx";
 import "./StageRail.css";
 import { useNow } from "./useNow.ts";
@@ -18,7 +18,6 @@ interface Props {
 export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
   const now = useNow(isActive(run));
   const training = run.stages.find(({ name, status }) => name === "train" && status === "running");
-  const left = secondsLeft(run, estimate, now, training ? epochsLeftSeconds(epochs) : null);
   const spent = run.stages.reduce((sum, stage) => sum + (stageSeconds(stage, now) ?? 0), 0);
   const isWhole = run.stages.length > 0;
   return (
@@ -55,12 +54,8 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
       <p className="small soft rail-sum">
         {isActive(run) ? (
           <>
-            {run.status === "queued" ? "It waits to begin. " : `${duration(spent)} so far, `}
-            {left === null
-              ? "how long it still takes is not known yet"
-              : left < 1
-                ? "done in a moment"
-                : `about ${duration(left)} left`}
+            {run.status === "queued" ? "It waits to begin; " : `${duration(spent)} so far, `}
+            {timeLeft(run, estimate, now, training ? epochsLeftSeconds(epochs) : null)}
             {estimate && `, by the last ${estimate.runs === 1 ? "run" : `${estimate.runs} runs`}`}
           </>
         ) : (
@@ -72,7 +67,7 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
 }
 
 function timeOf(stage: StageOfRun | null, usual: number | undefined, now: number): string {
-  if (stage === null) return usual === undefined ? "" : `about ${duration(usual)}`;
+  if (stage === null) return usual === undefined ? "" : `about ${roughly(usual)}`;
   const seconds = stageSeconds(stage, now);
   if (seconds === null) return "";
   return (

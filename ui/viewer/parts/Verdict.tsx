@@ -47,10 +47,12 @@ function Measured({ rule }: { rule: GateRule | undefined }) {
   const { value, limit, unit, held } = rule;
   // A rule with several clauses tells the figures of one: not those that say something else than its sentence.
   if (unit === "points" && held !== value >= limit) return null;
-  const write = (number: number) =>
-    unit === "fraction"
-      ? percent(number)
-      : `${Number(number.toFixed(1))}`.replace("-", "−") + (unit === "points" ? " points" : "");
+  const write = (number: number) => {
+    if (unit === "fraction") return percent(number);
+    if (unit === "categories") return counted(number, "category", "categories");
+    if (unit === "corrections") return counted(number, "correction");
+    return `${Number(number.toFixed(1))} points`.replace("-", "−");
+  };
   return (
     <span className="soft small number">
       {write(value)}; the limit is {write(limit)}
@@ -270,7 +272,7 @@ export function Confusion({ confusion }: { confusion: NonNullable<Report["confus
           </details>
         )}
         <div className="stack">
-          {missing && <p className="soft small">{missing}</p>}
+          {missing && <p className="soft small">{sentence(missing)}</p>}
           <h3>{mistakes.length === 0 ? `No ${images} is taken for something else` : "Most often"}</h3>
           <ol className="mistakes">
             {mistakes.slice(0, 8).map(({ actual, predicted, images, of }) => (
@@ -287,6 +289,8 @@ export function Confusion({ confusion }: { confusion: NonNullable<Report["confus
     </Card>
   );
 }
+
+const sentence = (words: string): string => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
 
 export function mistakesOf(categories: readonly string[], counts: readonly (readonly number[])[]) {
   const all = counts.flatMap((row, actual) => {

@@ -11,9 +11,10 @@ import { gateway } from "../../shared/api/client.ts";
 import { Button, type ButtonProps } from "../../shared/components/Button.tsx";
 import { Confirm } from "../../shared/components/Confirm.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
-import { counted, duration } from "../../shared/format.ts";
+import { counted } from "../../shared/format.ts";
 import { isActive, type Run } from "../../shared/runs.ts";
 import { type ModelOverview, promote, type Version } from "../data.ts";
+import { roughly } from "../runs.ts";
 import "./actions.css";
 
 interface AskedActionProps {
@@ -24,6 +25,7 @@ interface AskedActionProps {
   because?: string | undefined;
   title: string;
   confirm: string;
+  keep?: string;
   danger?: boolean;
   /** May throw: the dialog stays and says why. Answers what to say when it is done. */
   act: () => Promise<string>;
@@ -38,6 +40,7 @@ export function AskedAction({
   because,
   title,
   confirm,
+  keep,
   danger,
   act,
   children,
@@ -61,6 +64,7 @@ export function AskedAction({
         open={isAsking}
         title={title}
         confirm={confirm}
+        {...(keep !== undefined && { keep })}
         kind={danger ? "danger" : "primary"}
         busy={doing.isPending}
         error={doing.error}
@@ -105,7 +109,7 @@ export function Retrain({ model, isAlive }: { model: ModelOverview; isAlive: boo
       )}
       <p>
         {estimate
-          ? `It takes about ${duration(estimate.seconds)}, as the last ${counted(estimate.runs, "run")} did.`
+          ? `It takes about ${roughly(estimate.seconds)}, as the last ${estimate.runs === 1 ? "run" : `${estimate.runs} runs`} did.`
           : "How long it takes is not known yet: no run has gone through."}
       </p>
       {missing > 0 && (
@@ -135,6 +139,7 @@ export function Cancel({ run }: { run: Run }) {
       because={isActive(run) ? undefined : "Only a run under way can be cancelled"}
       title={`Cancel run ${run.run_id}?`}
       confirm="Cancel the run"
+      keep="Let it go on"
       danger
       act={async () => {
         await gateway.post("/pipeline_runs/{run_id}/cancel", { path: { run_id: run.run_id } });
@@ -159,14 +164,20 @@ export function whyNoResume(run: Run, newest: number | undefined): string | unde
   return undefined;
 }
 
-/** newest: the model's last run, if known. */
-export function Resume({ run, newest }: { run: Run; newest: number | undefined }) {
+interface ResumeProps {
+  run: Run;
+  /** The model's last run, if known. */
+  newest: number | undefined;
+  kind?: ButtonProps["kind"];
+}
+
+export function Resume({ run, newest, kind = "primary" }: ResumeProps) {
   const done = run.stages.filter(({ status }) => status === "succeeded");
   const at = run.stages.find(({ status }) => status !== "succeeded");
   return (
     <AskedAction
       name="Resume"
-      kind="primary"
+      kind={kind}
       because={whyNoResume(run, newest)}
       title={`Resume run ${run.run_id}?`}
       confirm="Resume the run"
