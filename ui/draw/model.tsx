@@ -1,6 +1,6 @@
 /** The model that all pages speak of: chosen in one place, kept in the address (`?model=photos`), the first one else. */
 import { type UseQueryResult, useQuery } from "@tanstack/react-query";
-import type { ReactNode } from "react";
+import { type ReactNode, useRef } from "react";
 import { useParameter } from "../shared/address.ts";
 import { type GatewayComponents, gateway } from "../shared/api/client.ts";
 import { Button } from "../shared/components/Button.tsx";
@@ -16,7 +16,9 @@ export function useModels(): UseQueryResult<Models> {
   return useQuery({
     queryKey: ["models"],
     queryFn: ({ signal }) => gateway.get("/models", { signal }),
-    refetchInterval: ({ state }) => (state.status === "error" ? AGAIN_MS : false), // it comes back by itself
+    // They come by themselves: after a failure, and at the first start, when there is none yet.
+    refetchInterval: ({ state }) =>
+      state.data === undefined || state.data.models.length === 0 ? AGAIN_MS : false,
   });
 }
 
@@ -52,21 +54,35 @@ export function ModelChoice() {
 }
 
 interface Props {
+  /** The page's heading until its own is there. */
+  title: string;
   children: (model: Model) => ReactNode;
 }
 
 /** Shows its children once there is a model; else what is the matter. */
-export function WithModel({ children }: Props) {
-  const models = useModels();
+export function WithModel({ title, children }: Props) {
   const model = useModel();
-  const [asked, setModel] = useParameter("model");
   if (model !== undefined) return children(model);
-  if (models.isPending) return <Loading what="the models" lines={8} />;
-  if (models.isError) {
+  return (
+    <div className="stack">
+      <h1>{title}</h1>
+      <WhyNone />
+    </div>
+  );
+}
+
+function WhyNone() {
+  const models = useModels();
+  const [asked, setModel] = useParameter("model");
+  const failed = useRef<Error | null>(null);
+  // A question that is asked again is pending again: until there is an answer, what it said last time stays.
+  if (models.error !== null) failed.current = models.error;
+  if (models.data === undefined) {
+    if (failed.current === null) return <Loading what="the models" lines={8} />;
     return (
       <Failed
         what="The models could not be loaded"
-        error={models.error}
+        error={failed.current}
         retry={() => void models.refetch()}
       />
     );
@@ -74,8 +90,8 @@ export function WithModel({ children }: Props) {
   if (models.data.models.length === 0) {
     return (
       <Empty title="There is no model yet">
-        <p>The first start draws its starter doodles and trains one. That takes a few minutes.</p>
-        <Button onClick={() => void models.refetch()}>Look again</Button>
+        <p>The first start draws its own doodles and trains one with them. That takes a few minutes.</p>
+        <p>This page goes on by itself when it is there.</p>
       </Empty>
     );
   }

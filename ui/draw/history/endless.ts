@@ -4,7 +4,9 @@
  *   const list = useEndless(["history", model], (before, signal) => gateway.get(...));
  *   list.items; list.more(); list.renew();
  */
+
 import { useCallback, useEffect, useMemo, useState, useSyncExternalStore } from "react";
+import { ApiError } from "../../shared/api/client.ts";
 
 export interface Page<T> {
   items: T[];
@@ -40,9 +42,10 @@ export class EndlessList<T> {
     void this.fetch(this.next, (items) => [...this.state.items, ...items]);
   }
 
+  /** What it said stays until there is an answer. */
   retry(): void {
-    this.become({ error: null });
-    this.more();
+    if (this.state.isLoading || this.state.isDone) return;
+    void this.fetch(this.next, (items) => [...this.state.items, ...items]);
   }
 
   /** From the newest on; what is shown stays until the answer is there. */
@@ -66,7 +69,12 @@ export class EndlessList<T> {
       const page = await this.load(before, request.signal);
       if (request !== this.request) return;
       this.next = page.next_before;
-      this.become({ items: put(page.items), isLoading: false, isDone: page.next_before === null });
+      this.become({
+        items: put(page.items),
+        error: null,
+        isLoading: false,
+        isDone: page.next_before === null,
+      });
     } catch (error) {
       if (request !== this.request) return;
       this.become({ isLoading: false, error: error as Error });
@@ -79,7 +87,9 @@ export class EndlessList<T> {
   }
 }
 
-/** key: another one is another list. */
+const AGAIN_MS = 5_000;
+
+/** key: another one is another list. What failed is asked for again by itself, when that may help. */
 export function useEndless<T>(key: readonly unknown[], load: Load<T>) {
   const name = JSON.stringify(key);
   const [newest] = useState(() => ({ load }));
@@ -91,6 +101,12 @@ export function useEndless<T>(key: readonly unknown[], load: Load<T>) {
     return () => list.end();
   }, [list]);
   const state = useSyncExternalStore(list.watch, () => list.state);
+  const { error } = state;
+  useEffect(() => {
+    if (!(error instanceof ApiError && error.isPassing)) return;
+    const timer = setTimeout(() => list.retry(), AGAIN_MS);
+    return () => clearTimeout(timer);
+  }, [error, list]);
   const more = useCallback(() => list.more(), [list]);
   const retry = useCallback(() => list.retry(), [list]);
   const renew = useCallback(() => list.renew(), [list]);

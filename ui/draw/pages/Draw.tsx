@@ -7,7 +7,7 @@ import { Button } from "../../shared/components/Button.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
 import { Empty } from "../../shared/components/states.tsx";
 import type { Stroke } from "../../shared/drawing/rasterise.ts";
-import { percent } from "../../shared/format.ts";
+import { percent, sentence } from "../../shared/format.ts";
 import { Bars } from "../answer/Bars.tsx";
 import { Word } from "../answer/Word.tsx";
 import { Cell, useCell } from "../cell.ts";
@@ -36,7 +36,7 @@ const said = new Cell<Said | null>(null);
 
 export function Draw() {
   return (
-    <WithModel>
+    <WithModel title="Draw something">
       {(model) => (canBeDrawnFor(model) ? <Studio model={model} /> : <NoDrawing model={model} />)}
     </WithModel>
   );
@@ -44,11 +44,14 @@ export function Draw() {
 
 function NoDrawing({ model }: { model: Model }) {
   return (
-    <Empty title={`${model.name} looks at photos, not at drawings`}>
-      <p>
-        <Link href={withKept("/upload")}>Upload one</Link>, or choose another model above.
-      </p>
-    </Empty>
+    <div className="stack">
+      <h1>Draw something</h1>
+      <Empty title={`${model.name} looks at photos, not at drawings`}>
+        <p>
+          <Link href={withKept("/upload")}>Upload one</Link>, or choose another model above.
+        </p>
+      </Empty>
+    </div>
   );
 }
 
@@ -96,7 +99,7 @@ function Studio({ model }: { model: Model }) {
           <Tools ask={ask} asked={asked} />
         </div>
         <section className="draw-answer" aria-label="What the model sees">
-          <Headline asked={asked} now={now} />
+          <Headline asked={asked} now={now} model={model} />
           <Bars probabilities={asked.answer?.probabilities ?? null} pale={!asked.isFinal} shown={5} />
           <Seen asked={asked} model={model} />
         </section>
@@ -133,7 +136,9 @@ function useSteady({ answer, isFinal, pixels }: Asked): Answer | null {
   return next;
 }
 
-function known({ categories }: Model): string {
+function known({ categories, champion }: Model): string {
+  if (champion === null)
+    return "No version is live yet. Draw all the same and say what it is: the first run learns from it.";
   const names = categories.filter(({ state }) => state === "active").map(({ name }) => name);
   if (names.length === 0) return "The model knows nothing yet: teach it.";
   const some = names.slice(0, 12).join(", ");
@@ -203,14 +208,17 @@ function Tool({ name, keys, because, onClick, children }: ToolProps) {
   );
 }
 
-function Headline({ asked, now }: { asked: Asked; now: Said | null }) {
+function Headline({ asked, now, model }: { asked: Asked; now: Said | null; model: Model }) {
   const { answer, isFinal, error, pixels } = asked;
   if (error !== null && answer === null) {
     return (
       <div className="draw-headline" role="alert">
         <p className="draw-lead">No answer</p>
         <p className="draw-error">
-          {error.message} {error.isPassing ? "It is asked again by itself; your drawing stays." : ""}
+          {model.champion === null
+            ? `No version of ${model.name} is live yet: the first run makes one. What you say is kept for it.`
+            : sentence(error.message)}{" "}
+          {error.isPassing ? "It is asked again by itself; your drawing stays." : ""}
         </p>
       </div>
     );

@@ -22,7 +22,7 @@ const LOOK_EVERY_MS = 15_000;
 const MOST_VERSIONS = 100;
 
 export function History() {
-  return <WithModel>{(model) => <Page model={model} />}</WithModel>;
+  return <WithModel title="History">{(model) => <Page model={model} />}</WithModel>;
 }
 
 function Page({ model }: { model: Model }) {
@@ -88,7 +88,7 @@ function Page({ model }: { model: Model }) {
           )}
         </p>
       </search>
-      {isFirst && list.isLoading && <Loading what="the history" lines={10} />}
+      {isFirst && list.isLoading && !list.error && <Loading what="the history" lines={10} />}
       {isFirst && list.isDone && (
         <Empty title={isFiltered ? "Nothing is like that" : "Nothing was asked yet"}>
           {isFiltered ? (

@@ -55,7 +55,7 @@ export function Receipts() {
         </div>
         <Stale />
       </div>
-      {first && list.isLoading && <Loading what="your receipts" lines={8} />}
+      {first && list.isLoading && !list.error && <Loading what="your receipts" lines={8} />}
       {first && list.isDone && (
         <Empty title="You have said nothing yet">
           <p>
@@ -113,7 +113,7 @@ export function OneReceipt() {
   const receipt = useReceipt(id);
   const notThere = receipt.error instanceof ApiError && [400, 404].includes(receipt.error.status);
   return (
-    <div className="stack receipts-one">
+    <div className="stack">
       <div className="receipts-head">
         <div>
           <p className="small">
@@ -128,11 +128,13 @@ export function OneReceipt() {
           <p>Perhaps the address was cut off.</p>
         </Empty>
       ) : (
-        <>
-          <ReceiptCard id={id} isLink={false} />
+        <div className="receipts-columns">
+          <div className="stack receipts-column">
+            <ReceiptCard id={id} isLink={false} />
+            {receipt.data && <Withdraw receipt={receipt.data} />}
+          </div>
           {receipt.data && <TwoVersions receipt={receipt.data} />}
-          {receipt.data && <Withdraw receipt={receipt.data} />}
-        </>
+        </div>
       )}
     </div>
   );

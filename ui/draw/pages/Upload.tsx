@@ -4,7 +4,7 @@ import { gateway } from "../../shared/api/client.ts";
 import { toBase64 } from "../../shared/base64.ts";
 import { Button } from "../../shared/components/Button.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
-import { counted, percent } from "../../shared/format.ts";
+import { counted, percent, sentence } from "../../shared/format.ts";
 import { Bars } from "../answer/Bars.tsx";
 import { Word } from "../answer/Word.tsx";
 import { Correct } from "../correct/Correct.tsx";
@@ -15,7 +15,7 @@ import { tray, type Upload as Uploaded } from "../upload/tray.ts";
 import "./Upload.css";
 
 export function Upload() {
-  return <WithModel>{(model) => <Page model={model} />}</WithModel>;
+  return <WithModel title="Upload pictures">{(model) => <Page model={model} />}</WithModel>;
 }
 
 function Page({ model }: { model: Model }) {
@@ -190,7 +190,7 @@ function One({ upload, model }: { upload: Uploaded; model: Model }) {
         </p>
         {error && !answer ? (
           <div className="upload-error" role="alert">
-            <p>{error.message}</p>
+            <p>{sentence(error.message)}</p>
             <Button onClick={() => tray.again(id)}>Ask again</Button>
           </div>
         ) : (

@@ -85,7 +85,7 @@ it("what was set aside goes no further", () => {
 });
 
 it("what was taken back is over", () => {
-  expect(told({ status: "withdrawn" })[1]).toBe("Taken back: ended");
+  expect(told({ status: "withdrawn" })[1]).toBe("Taken back: stopped");
 });
 
 it("a new category says how many images it needs", () => {

@@ -4,8 +4,8 @@ import { counted } from "../../shared/format.ts";
 
 export type Receipt = GatewayComponents["schemas"]["ReceiptAnswer"];
 
-/** now: it is here. later: not yet. ended: it will never come. */
-export type StepState = "done" | "now" | "later" | "ended" | "aside" | "right" | "wrong";
+/** now: it is here. later: not yet. stopped: it came to its end here. ended: it will never come. */
+export type StepState = "done" | "now" | "later" | "stopped" | "ended" | "aside" | "right" | "wrong";
 
 export interface Step {
   name: string;
@@ -26,8 +26,8 @@ export function stepsOf(receipt: Receipt, isRunning: boolean): Step[] {
 
 function checked({ status, waiting, dataset_version }: Receipt, isRunning: boolean): Step {
   if (status === "quarantined") return { name: "Set aside", state: "aside" };
-  if (status === "withdrawn") return { name: "Taken back", state: "ended" };
-  if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "ended" };
+  if (status === "withdrawn") return { name: "Taken back", state: "stopped" };
+  if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "stopped" };
   if (status !== "accepted") return { name: "Checked", state: "done" };
   if (isRunning) return { name: "Checked", state: "now", note: "a run is under way" };
   const missing = waiting?.missing_for_a_run ?? 0;

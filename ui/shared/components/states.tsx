@@ -1,6 +1,7 @@
 /** What a page shows when it has nothing, cannot, or not yet: Empty, Failed, Loading, Stale. */
 import type { ReactNode } from "react";
 import { ApiError } from "../api/client.ts";
+import { sentence } from "../format.ts";
 import { useLiveState } from "../live.ts";
 import { Button } from "./Button.tsx";
 import "./states.css";
@@ -30,7 +31,7 @@ export function Failed({ error, what, retry }: FailedProps) {
   return (
     <div className="state state-failed" role="alert">
       <p className="state-title">{what}</p>
-      <p>{error.message}</p>
+      <p>{sentence(error.message)}</p>
       {requestId && (
         <p className="soft small">
           In the logs under <code>{requestId}</code>
