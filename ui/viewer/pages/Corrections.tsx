@@ -21,7 +21,7 @@ import { Pixels } from "../../shared/components/Pixels.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed } from "../../shared/components/states.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
-import { counted } from "../../shared/format.ts";
+import { count, counted } from "../../shared/format.ts";
 import {
   type Action,
   askCorrections,
@@ -87,7 +87,7 @@ export function Corrections() {
       )}
       {overview.isPending && <LoadingPage what="the corrections" />}
       {overview.isSuccess && !model && <NoModel wanted={wanted} />}
-      {model && <Inbox key={`${model.name} ${now}`} model={model.name} show={now} />}
+      {model && <Inbox key={`${model.name} ${now}`} model={model.name} show={now} whole={counts[now]} />}
     </div>
   );
 }
@@ -116,7 +116,14 @@ function useCorrections(filter: Partial<CorrectionFilter>) {
   return { query, items };
 }
 
-function Inbox({ model, show }: { model: string; show: Show }) {
+interface InboxProps {
+  model: string;
+  show: Show;
+  /** How many there are, unfiltered, if known. */
+  whole: number | undefined;
+}
+
+function Inbox({ model, show, whole }: InboxProps) {
   const [reason] = useParameter("reason");
   const [label] = useParameter("label");
   const [source] = useParameter("source");
@@ -169,7 +176,14 @@ function Inbox({ model, show }: { model: string; show: Show }) {
         <Nothing show={show} isFiltered={isFiltered} />
       )}
       {items.length > 0 && (
-        <Decide filter={filter} show={show} items={items} categories={categories ?? []} more={more} />
+        <Decide
+          filter={filter}
+          show={show}
+          items={items}
+          categories={categories ?? []}
+          more={more}
+          whole={isFiltered ? undefined : whole}
+        />
       )}
     </>
   );
@@ -203,9 +217,10 @@ interface DecideProps {
   items: readonly ListedCorrection[];
   categories: readonly string[];
   more: () => void;
+  whole: number | undefined;
 }
 
-function Decide({ filter, show, items, categories, more }: DecideProps) {
+function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
   const queries = useQueryClient();
   const [selection, setSelection] = useState<Selection>(NOTHING);
   const [asking, setAsking] = useState<Action | null>(null);
@@ -273,7 +288,7 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
         <div className="corrections-bar">
           <div className="row corrections-count">
             <p role="status">
-              {selection.chosen.size > 0 ? `${selection.chosen.size} chosen` : `${items.length} loaded`}
+              {selection.chosen.size > 0 ? `${selection.chosen.size} chosen` : loadedOf(items.length, whole)}
             </p>
             <Button
               kind="quiet"
@@ -285,7 +300,9 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
                 )
               }
             >
-              {selection.chosen.size > 0 ? "Choose none" : "Choose all"}
+              {selection.chosen.size > 0
+                ? "Choose none"
+                : `Choose ${items.length === 1 ? "it" : `all ${items.length}`}`}
             </Button>
           </div>
           <div className="row corrections-actions">
@@ -375,6 +392,11 @@ function Decide({ filter, show, items, categories, more }: DecideProps) {
       </Confirm>
     </>
   );
+}
+
+/** "200 of 825": the rest is asked for when one scrolls there. */
+function loadedOf(loaded: number, whole: number | undefined): string {
+  return whole !== undefined && whole > loaded ? `${count(loaded)} of ${count(whole)}` : count(loaded);
 }
 
 function whyNot(action: Action, show: Show, chosen: readonly ListedCorrection[]): string | undefined {
@@ -550,8 +572,11 @@ const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: Tile
           {item.review === "relabel" && item.reviewed_as && (
             <span className="tile-line">as {item.reviewed_as}</span>
           )}
+          <span className="tile-line" title={reviewed_by ?? undefined}>
+            by {reviewed_by ?? "somebody"}
+          </span>
           <span className="tile-line">
-            {reviewed_by ?? "somebody"}, <LocalTime at={reviewed_at} />
+            <LocalTime at={reviewed_at} />
           </span>
         </span>
       ) : (

@@ -7,17 +7,28 @@ import "./Head.css";
 
 interface HeadProps {
   title: string;
-  /** To choose from; none while they are not known, and where the page is about all of them. */
+  /** Of a page about one model: to choose from, none while they are not known. Their room is kept. */
   models?: readonly string[];
 }
 
-export function Head({ title, models = [] }: HeadProps) {
+export function Head({ title, models }: HeadProps) {
   const [wanted] = useParameter("model");
+  const [only, ...others] = models ?? [];
+  const isChoice = others.length > 0 || (wanted !== null && wanted !== only);
   return (
     <div className="head">
       <h1>{title}</h1>
-      {(models.length > 1 || (models.length > 0 && wanted !== null)) && (
-        <Filter name="Model" parameter="model" all={null} options={models.map((name) => [name, name])} />
+      {models && (
+        <div className="head-model">
+          {models.length > 0 && isChoice && (
+            <Filter name="Model" parameter="model" all={null} options={models.map((name) => [name, name])} />
+          )}
+          {only !== undefined && !isChoice && (
+            <p className="small">
+              <span className="soft">Model</span> {only}
+            </p>
+          )}
+        </div>
       )}
       <Stale />
     </div>

@@ -54,7 +54,7 @@ function Measured({ rule }: { rule: GateRule | undefined }) {
     return `${Number(number.toFixed(1))} points`.replace("-", "−");
   };
   return (
-    <span className="soft small number">
+    <span className="verdict-measured soft small number">
       {write(value)}; the limit is {write(limit)}
     </span>
   );
