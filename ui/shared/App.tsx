@@ -27,11 +27,12 @@ export function start(app: ReactNode): void {
 /** Asks for everything shown once more when the live line is back: something may have happened meanwhile. */
 export function FreshAfterStale() {
   const state = useLiveState();
-  const previous = useRef(state);
+  const wasLive = useRef(false);
   const queries = useQueryClient();
   useEffect(() => {
-    if (state === "live" && previous.current === "stale") void queries.invalidateQueries();
-    previous.current = state;
+    if (state !== "live") return;
+    if (wasLive.current) void queries.invalidateQueries();
+    wasLive.current = true;
   }, [state, queries]);
   return null;
 }

@@ -1,7 +1,7 @@
 // @vitest-environment node
 import type { ServerResponse } from "node:http";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Live, type LiveState, STALE_MS, type Transition } from "./live.ts";
+import { HIDDEN_MS, Live, type LiveState, STALE_MS, type Transition } from "./live.ts";
 import { serving } from "./test-server.ts";
 
 // What a browser's window has and Node has not.
@@ -116,6 +116,45 @@ describe("the live line", () => {
     await vi.waitFor(() => expect(live.state).toBe("live"));
     dispatchEvent(new Event("online"));
     await vi.waitFor(() => expect(asked).toHaveLength(2));
+    stop();
+  });
+
+  it("lets go while its tab is not looked at, and goes on where it was", async () => {
+    const { url, open, asked } = await source();
+    vi.stubGlobal("document", { hidden: false });
+    const look = (hidden: boolean) => {
+      vi.stubGlobal("document", { hidden });
+      dispatchEvent(new Event("visibilitychange"));
+    };
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] });
+    const { live, ids, states, stop } = followed(url);
+    while (open.length < 1) await new Promise(setImmediate);
+    open[0]?.write(event(7));
+    while (ids.length < 1) await new Promise(setImmediate);
+    look(true);
+    vi.advanceTimersByTime(HIDDEN_MS - 1);
+    look(false); // a short look elsewhere
+    expect(live.state).toBe("live");
+    look(true);
+    vi.advanceTimersByTime(HIDDEN_MS);
+    while (open.length > 0) await new Promise(setImmediate);
+    dispatchEvent(new Event("online"));
+    look(false);
+    while (asked.length < 2) await new Promise(setImmediate);
+    while (live.state !== "live") await new Promise(setImmediate);
+    expect(asked).toEqual(["/events", "/events?after=7"]);
+    expect(states).toEqual(["live", "connecting", "live"]);
+    stop();
+  });
+
+  it("does not begin in a tab that was opened behind another", async () => {
+    const { url, open } = await source();
+    vi.stubGlobal("document", { hidden: true });
+    const { stop } = followed(url);
+    expect(open).toHaveLength(0);
+    vi.stubGlobal("document", { hidden: false });
+    dispatchEvent(new Event("visibilitychange"));
+    await vi.waitFor(() => expect(open).toHaveLength(1));
     stop();
   });
 

@@ -5,11 +5,15 @@
  *   const state = useLiveState();         // "connecting", "live" or "stale"
  *
  * Read with fetch, not with EventSource: that one hides the heartbeats, so it cannot say that the line is dead.
+ *
+ * A tab that nobody looks at lets go of its line and takes it up again where it was: a browser opens six connections to
+ * a host over plain HTTP, so that the seventh tab would wait for ever.
  */
 import { useEffect, useRef, useSyncExternalStore } from "react";
 
 export const HEARTBEAT_MS = 15_000; // viewer/events.py
 export const STALE_MS = HEARTBEAT_MS + 5_000;
+export const HIDDEN_MS = 10_000; // a short look at another tab changes nothing
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 10_000;
 
@@ -36,6 +40,8 @@ export class Live {
   private retryMs = FIRST_RETRY_MS;
   private connection: AbortController | null = null;
   private timers: ReturnType<typeof setTimeout>[] = [];
+  private hiding: ReturnType<typeof setTimeout> | undefined;
+  private isBegun = false;
 
   constructor(private readonly address: string) {}
 
@@ -59,21 +65,41 @@ export class Live {
   }
 
   private begin(): void {
-    if (this.connection !== null) return;
+    if (this.isBegun) return;
+    this.isBegun = true;
     addEventListener("online", this.again);
-    void this.connect();
+    addEventListener("visibilitychange", this.seen);
+    if (!isHidden()) void this.connect();
   }
 
   private endWhenAlone(): void {
     if (this.readers.size + this.watchers.size > 0) return;
+    this.isBegun = false;
     removeEventListener("online", this.again);
-    this.stopTimers();
-    this.connection?.abort();
-    this.connection = null;
+    removeEventListener("visibilitychange", this.seen);
+    clearTimeout(this.hiding);
+    this.letGo();
     this.state = "connecting";
   }
 
+  private readonly seen = (): void => {
+    clearTimeout(this.hiding);
+    if (isHidden()) {
+      this.hiding = setTimeout(() => {
+        this.letGo();
+        this.become("connecting");
+      }, HIDDEN_MS);
+    } else if (this.connection === null) this.again();
+  };
+
+  private letGo(): void {
+    this.stopTimers();
+    this.connection?.abort();
+    this.connection = null;
+  }
+
   private readonly again = (): void => {
+    if (this.connection === null && isHidden()) return; // once it is looked at
     this.retryMs = FIRST_RETRY_MS;
     this.stopTimers();
     this.connection?.abort();
@@ -154,6 +180,10 @@ export class Live {
     for (const timer of this.timers) clearTimeout(timer);
     this.timers = [];
   }
+}
+
+function isHidden(): boolean {
+  return typeof document !== "undefined" && document.hidden;
 }
 
 export const live = new Live("runs/events");

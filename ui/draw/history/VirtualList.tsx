@@ -1,6 +1,6 @@
 /** Rows of one height, of which only those in the window exist; asks for more before the end is reached. */
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { type Key, type ReactNode, useEffect, useLayoutEffect, useRef, useState } from "react";
+import { type Key, type ReactNode, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 import "./VirtualList.css";
 
 const AHEAD = 30; // rows before the end
@@ -26,12 +26,16 @@ export function VirtualList<T>({ items, rowKey, row, height, name, more, isOpen 
     addEventListener("resize", measure);
     return () => removeEventListener("resize", measure);
   }, []);
+  const newestKey = useRef(rowKey);
+  newestKey.current = rowKey;
+  // The same function until there are other items: with another one every row is measured anew, at each step of a scroll.
+  const getItemKey = useCallback((index: number) => newestKey.current(items[index] as T), [items]);
   const rows = useWindowVirtualizer({
     count: items.length,
     estimateSize: () => height,
     overscan: 8,
     scrollMargin: top,
-    getItemKey: (index) => rowKey(items[index] as T),
+    getItemKey,
   });
   const shown = rows.getVirtualItems();
   const last = shown.at(-1)?.index ?? -1;
