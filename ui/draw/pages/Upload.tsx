@@ -39,8 +39,8 @@ function Page({ model }: { model: Model }) {
       {shown.length > 1 && (
         <div className="row">
           <p aria-live="polite">
-            {counted(shown.filter(({ answer }) => answer !== null).length, "picture")} answered of{" "}
-            {shown.length}
+            {shown.filter(({ answer }) => answer !== null).length} of {counted(shown.length, "picture")}{" "}
+            answered
           </p>
           <Button kind="quiet" onClick={() => tray.remove(shown.map(({ id }) => id))}>
             Take all away

@@ -74,10 +74,15 @@ it("an exam question is never trained on, and may still be wrong", () => {
   ]);
 });
 
-it("what was set aside goes no further", () => {
+it("what was set aside waits for a person, and is over when one said no", () => {
   expect(told({ status: "quarantined", reason: "conflict" })).toEqual([
     "Received: done",
     "Set aside: aside",
+    "In the dataset: later",
+    "Trained: later",
+    "Right: later",
+  ]);
+  expect(told({ status: "quarantined", review: "reject" }).slice(2)).toEqual([
     "In the dataset: ended",
     "Trained: ended",
     "Right: ended",

@@ -38,7 +38,8 @@ function checked({ status, waiting, dataset_version }: Receipt, isRunning: boole
   };
 }
 
-function kept({ status, dataset_version, split }: Receipt): Step {
+function kept(receipt: Receipt): Step {
+  const { dataset_version, split } = receipt;
   if (dataset_version !== null) {
     return {
       name:
@@ -46,14 +47,15 @@ function kept({ status, dataset_version, split }: Receipt): Step {
       state: "done",
     };
   }
-  return { name: "In the dataset", state: isOver(status) ? "ended" : "later" };
+  return { name: "In the dataset", state: isOver(receipt) ? "ended" : "later" };
 }
 
-function trained({ status, split, trained_versions, category, dataset_version }: Receipt): Step {
+function trained(receipt: Receipt): Step {
+  const { split, trained_versions, category, dataset_version } = receipt;
   if (split === "exam question") return { name: "Never trained on", state: "done" };
   const [first] = trained_versions;
   if (first !== undefined) return { name: `Trained into version ${first}`, state: "done" };
-  if (dataset_version === null) return { name: "Trained", state: isOver(status) ? "ended" : "later" };
+  if (dataset_version === null) return { name: "Trained", state: isOver(receipt) ? "ended" : "later" };
   if (category.missing > 0) {
     return {
       name: "Trained",
@@ -64,14 +66,16 @@ function trained({ status, split, trained_versions, category, dataset_version }:
   return { name: "Trained", state: "now", note: "with the next version" };
 }
 
-function outcome({ status, live, dataset_version }: Receipt): Step {
+function outcome(receipt: Receipt): Step {
+  const { live, dataset_version } = receipt;
   if (live?.correct) return { name: "Now right", state: "right", note: `version ${live.version}` };
   if (live !== null) {
     return { name: "Still wrong", state: "wrong", note: `version ${live.version} says ${live.label}` };
   }
-  return { name: "Right", state: isOver(status) && dataset_version === null ? "ended" : "later" };
+  return { name: "Right", state: isOver(receipt) && dataset_version === null ? "ended" : "later" };
 }
 
-function isOver(status: string): boolean {
-  return ["quarantined", "superseded", "withdrawn"].includes(status);
+/** What was set aside may still be let in, until somebody has decided. */
+function isOver({ status, review }: Receipt): boolean {
+  return status === "superseded" || status === "withdrawn" || (status === "quarantined" && review !== null);
 }
