@@ -9,7 +9,7 @@ ALONE := $(PYTHON) deploy/alone.py $(VENV)/.one-make
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check pages check-pages setup setup-dev lock format clean
+.PHONY: help up test check pages check-pages secrets setup setup-dev lock format clean
 PAGE_SOURCES := $(shell find ui -name node_modules -prune -o -name dist -prune -o -name '*.py' -prune \
     -o -name __pycache__ -prune -o -type f -print)
 
@@ -40,6 +40,9 @@ ui/dist/.built: $(PAGE_SOURCES) deploy/node.sh
 check-pages: ui/dist/.built ## TypeScript, lint and layout, and vitest of the pages
 	@VENV=$(VENV) sh deploy/node.sh check
 	@VENV=$(VENV) sh deploy/node.sh test
+
+secrets: ## Make the passwords that docker-compose.yml asks for, once, in .env
+	@$(PYTHON) deploy/make_secrets.py
 
 setup: $(VENV)/.installed-$(TORCH) ## Make .venv and install from requirements.lock (TORCH=cpu|cuda decides by hand)
 

@@ -47,8 +47,8 @@ def _named(name: str) -> AliasChoices:
     return AliasChoices(name)
 
 
-# May stand in the same `.env`, which docker-compose.yml reads too; no service of ours takes them. The first ones are made
-# by deploy/secrets.py, the others have their defaults and reasons in deploy/nginx/nginx.env.
+# May stand in the same `.env`, which docker-compose.yml reads too; no service of ours takes them. The first ones are
+# made by deploy/make_secrets.py, the others have their defaults and reasons in deploy/nginx/nginx.env.
 COMPOSE_NAMES = (
     *("POSTGRES_PASSWORD", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "GRAFANA_ADMIN_PASSWORD"),
     *("PGADMIN_PASSWORD", "EMEND_ADMIN_USER", "EMEND_ADMIN_PASSWORD", "EMEND_ADMIN_HASH"),
@@ -65,7 +65,9 @@ class _EnvFile(DotEnvSettingsSource):
     """`.env` without what is only compose's."""
 
     def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__call__().items() if name.upper() not in COMPOSE_NAMES}
+        return {
+            name: value for name, value in super().__call__().items() if name.upper() not in COMPOSE_NAMES
+        }
 
 
 class Settings(BaseSettings):

@@ -20,10 +20,11 @@ START_TIMEOUT_SECONDS = 90
 
 
 class MlflowServer:
-    """`mlflow server` on SQLite, one worker, no job runners, artifacts behind its proxy."""
+    """`mlflow server` on SQLite, one worker, no job runners, artifacts behind its proxy. options: more of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
+        self._options = options
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,6 +47,7 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}"]
         command += ["--serve-artifacts", "--artifacts-destination", str(self.directory / "artifacts")]
+        command += self._options
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,

@@ -1,6 +1,6 @@
 """The real nginx with the templates of deploy/nginx, and a name server that it asks.
 
-    with NameServer() as names, Nginx(folder, names, EMEND_GATEWAYS=f"gateway.test:{port}") as nginx:
+    with NameServer() as names, Nginx(folder, names, {"EMEND_GATEWAYS": f"gateway.test:{port}"}) as nginx:
         names.addresses["gateway.test"] = ["127.0.0.2", "127.0.0.3"]
         nginx.client().get("/api/models")
 
@@ -48,9 +48,7 @@ def render(folder: Path, environment: Mapping[str, str], *, tls: bool = False) -
     if tls:
         templates["server.conf.template"] = SOURCE / "tls.conf.template"
     for name, path in templates.items():
-        text = re.sub(
-            r"\$\{(\w+)\}", lambda found: environment.get(found[1], found[0]), path.read_text()
-        )
+        text = re.sub(r"\$\{(\w+)\}", lambda found: environment.get(found[1], found[0]), path.read_text())
         (folder / name.removesuffix(".template")).write_text(text)
 
 
@@ -76,7 +74,9 @@ def password_hash(password: str) -> str:
 class Nginx:
     """Behind it: `gateway.test` and so on, wherever `names` says those are. changes: other values for its variables."""
 
-    def __init__(self, folder: Path, names: NameServer, *, tls: bool = False, **changes: str) -> None:
+    def __init__(
+        self, folder: Path, names: NameServer, changes: Mapping[str, str], *, tls: bool = False
+    ) -> None:
         self.port, self.tls_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "nginx.log"
@@ -116,8 +116,10 @@ class Nginx:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGHUP)
 
-    def client(self, *, admin: bool = False, **headers: str) -> httpx.Client:
+    def client(self, *, admin: bool = False, address: str = "127.0.0.1", **headers: str) -> httpx.Client:
+        """admin: with the password. address: where it comes from."""
         return httpx.Client(
+            transport=httpx.HTTPTransport(local_address=address),
             base_url=self.url,
             headers={"Host": PUBLIC_NAME, **headers},
             auth=(ADMIN, PASSWORD) if admin else None,
@@ -168,7 +170,8 @@ class NameServer:
         question = asked[12 : at + 5]
         found = self.addresses.get(".".join(labels))
         records = b"".join(
-            b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address) for address in found or []
+            b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address)
+            for address in found or []
         )
         flags = 0x8180 if found is not None else 0x8183  # "there is no such name"
         return asked[:2] + struct.pack(">HHHHH", flags, 1, len(found or []), 0, 0) + question + records

@@ -127,3 +127,29 @@ def test_two_services_on_one_port_are_refused_by_name(tmp_path: Path) -> None:
         match=r"gateway \(EMEND_API_PORT\) and viewer \(EMEND_VIEWER_PORT\) would share port 9081",
     ):
         check_ports(services(chosen, None), "127.0.0.1")
+
+
+def test_env_may_hold_what_is_only_composes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings.cache_clear()
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=x\nEMEND_ADMIN_HASH='$6$a$b'\nEMEND_HISTORY_DAYS=7\n")
+    try:
+        assert settings().history_days == 7
+        settings.cache_clear()
+        (tmp_path / ".env").write_text("POSTGRES_PASWORD=x\n")
+        with pytest.raises(ConfigurationError, match=r"(?i)POSTGRES_PASWORD"):
+            settings()
+    finally:
+        settings.cache_clear()
+
+
+def test_the_environment_may_hold_what_is_only_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMEND_ADMIN_USER", "me")
+    settings.cache_clear()
+    assert settings().history_days == 30
+    monkeypatch.setenv("EMEND_ADMIN_USR", "me")
+    settings.cache_clear()
+    with pytest.raises(ConfigurationError, match="EMEND_ADMIN_USR"):
+        settings()
