@@ -59,8 +59,17 @@ $(VENV)/.installed-dev-$(TORCH): $(VENV)/.installed-$(TORCH) requirements-dev.lo
 	@sh deploy/test-packages.sh
 	@touch $@
 
+compose-up: ## Build the images and start docker-compose.yml; `make secrets` first
+	docker compose up --build --detach --wait
+	@url=$$(sed -n 's/^EMEND_PUBLIC_URL=//p' .env | tail -n 1); url=$${url:-http://localhost}; \
+	printf 'Emend is up.\n  draw     %s\n  viewer   %s\n  gateway  %s\n  MLflow   %s\n  Grafana  %s\n%s\n' "$$url/" "$$url/runs/" \
+		"$$url/docs" "$$url/mlflow/" "$$url/grafana/" "The first start trains version 1: docker compose logs --follow orchestrator"
+
 lock: ## Resolve pyproject.toml anew into the lock files
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
+	for name in ui gateway viewer serving mlflow; do \
+		$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --constraint requirements.lock \
+			deploy/requirements/$$name.in --output-file deploy/requirements/$$name.lock; done
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 format: ## Let ruff lay out the code

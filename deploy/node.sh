@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs a script of ui/package.json: sh deploy/node.sh build. Called by `make pages` and `make check-pages`.
+# `installed` runs none, and only sees to its packages.
 #
 # Node is the one on PATH when it is new enough (ui/package.json: engines), else the one that came with
 # requirements.lock into $VENV. Packages are installed when package-lock.json or the Node changed.
@@ -33,4 +34,4 @@ if [ "$(cat node_modules/.installed 2>/dev/null)" != "$installed" ]; then
     npm ci --no-audit --no-fund --loglevel=error
     echo "$installed" >node_modules/.installed
 fi
-npm run --silent "$1"
+[ "$1" = installed ] || npm run --silent "$1"

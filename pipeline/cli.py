@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from core import __version__
+from core import __version__, objects
 from core.errors import ConfigurationError, Conflict, EmendError
 from core.settings import settings
 
@@ -134,12 +134,26 @@ def up() -> None:
 
 
 @app.command()
+def prepare() -> None:
+    """Get servers of your own ready: migrate the database, make the bucket. Then start the services.
+
+    For deployments of several machines or containers; `emend up` does it by itself. Can be repeated.
+    """
+    from pipeline import mirror, supervisor, workspace
+
+    supervisor.migrate(settings().database_url)
+    _say("the database has its tables")
+    mirror.prepare(settings().data_dir, _say, workspace.push)
+    store = objects.store()
+    _say("there is no object store" if store is None else f"{store.where} can be written")
+
+
+@app.command()
 def storage() -> None:
     """Check the object store (STORAGE_URL), make its bucket, and send what only this disk has.
 
     The first start with a STORAGE_URL does it too. While a run works, wait for its end.
     """
-    from core import objects
     from pipeline import mirror, runs, workspace
 
     store = objects.store()

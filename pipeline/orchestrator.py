@@ -10,10 +10,12 @@ database. While the database is away a stage goes on; its transition waits.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -37,7 +39,7 @@ from core.database import (
 from core.errors import ConfigurationError, Unavailable
 from core.registry import RegistryError
 from core.settings import settings
-from pipeline import bookkeeping, mirror, promotion, schedule, workspace
+from pipeline import bookkeeping, first_start, mirror, promotion, schedule, workspace
 from pipeline.execution import RUNS, Execution, LostRun, end_running_stages, try_lock
 from pipeline.gauges import Gauges
 from pipeline.params import load
@@ -239,8 +241,30 @@ def follow_edited_params() -> None:
                 schedule.follow_params(model, params, datetime.now(UTC))
 
 
+def _first_start() -> None:
+    """The starter drawings and the first run, beside all else; what `emend up` does with more words."""
+    while True:
+        try:
+            first_start.prepare(_log.info, _at_once)
+            return
+        except (Unavailable, DBAPIError, RegistryError) as exc:
+            _log.warning("the first start is tried again", reason=str(exc).splitlines()[0])
+        time.sleep(LOOK_SECONDS)  # between two tries
+
+
+def _at_once(work: Callable[[], None]) -> bool:
+    work()
+    return True
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.orchestrator", description="Takes queued runs.")
+    parser.add_argument(
+        "--first-start", action="store_true", help="while no version is live, make the starter model"
+    )
     telemetry.configure("orchestrator")
+    if parser.parse_args().first_start:
+        threading.Thread(target=_first_start, name="first-start", daemon=True).start()
     orchestrator = Orchestrator()
     signal.signal(signal.SIGTERM, orchestrator.stop)
     signal.signal(signal.SIGINT, orchestrator.stop)

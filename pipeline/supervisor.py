@@ -209,9 +209,7 @@ class Supervisor:
             raise ConfigurationError(
                 "DATABASE_URL is set but MLFLOW_TRACKING_URI is not: set both, or neither for the embedded ones"
             )
-        self._migrate(
-            self._settings.database_url if self._postgres is None else self._postgres.address("emend")
-        )
+        migrate(self._settings.database_url if self._postgres is None else self._postgres.address("emend"))
         self._prepare_store()
         for service in services(self._settings, mlflow_url):
             child = Child(service, log_path(self._settings.data_dir, service.name))
@@ -224,21 +222,6 @@ class Supervisor:
             mirror.prepare(self._settings.data_dir, self._say, workspace.push)
         except StoreUnavailable as exc:
             raise ConfigurationError(f"{exc.message}; check STORAGE_URL and the AWS_ settings") from exc
-
-    def _migrate(self, url: str) -> None:
-        try:
-            shown = make_url(url).render_as_string(hide_password=True)
-            database.migrate(url)
-        except ArgumentError as exc:
-            raise ConfigurationError(
-                "DATABASE_URL is no database address; it looks like postgresql://user:password@host/database"
-            ) from exc
-        except OperationalError as exc:
-            said = " ".join(str(exc.orig).split())
-            raise ConfigurationError(
-                f"the database {shown} cannot be used: {said}; check DATABASE_URL, and that PostgreSQL runs there "
-                "and has that user and database"
-            ) from exc
 
     def wait_until_ready(self, seconds: float) -> None:
         """Until every service answers. Raises ConfigurationError that names what does not answer, and its log."""
@@ -330,6 +313,23 @@ class Supervisor:
                     created = psutil.Process(child.pid).create_time()
                     noted.append({"name": child.service.name, "pid": child.pid, "created": created})
         write_json(self._processes, {"processes": noted})
+
+
+def migrate(url: str) -> None:
+    """Raises ConfigurationError that says what is wrong with DATABASE_URL or its server."""
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+        database.migrate(url)
+    except ArgumentError as exc:
+        raise ConfigurationError(
+            "DATABASE_URL is no database address; it looks like postgresql://user:password@host/database"
+        ) from exc
+    except OperationalError as exc:
+        said = " ".join(str(exc.orig).split())
+        raise ConfigurationError(
+            f"the database {shown} cannot be used: {said}; check DATABASE_URL, and that PostgreSQL runs there "
+            "and has that user and database"
+        ) from exc
 
 
 def clear_dead_server(folder: Path) -> None:
