@@ -334,3 +334,7 @@ def _begin_at_zero(model: str) -> None:
     TIME_TO_LIVE.labels(model)
     for status in ENDED:
         execution.RUNS.labels(model, str(status))
+        execution.RUN_SECONDS.labels(model, str(status))
+    for stage in STAGES:
+        for ended in (StageStatus.succeeded, StageStatus.failed):
+            execution.STAGE_SECONDS.labels(model, stage, str(ended))

@@ -228,14 +228,15 @@ def test_a_dashboard_has_the_form_that_grafana_reads(path: Path) -> None:
 def test_the_check_of_the_form_finds_what_grafana_would_not_take() -> None:
     good = json.loads(FILES[0].read_bytes())
     panel = next(i for i, each in enumerate(good["panels"]) if each["type"] != "row")
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"title": ""},
         {"description": ""},
         {"targets": []},
         {"datasource": {"type": "prometheus", "uid": "another"}},
         {"gridPos": {"h": 8, "w": 25, "x": 0, "y": 0}},
         {"unheard-of": 1},
-    ):
+    ]
+    for change in changes:
         bad = json.loads(json.dumps(good))
         bad["panels"][panel].update(change)
         with pytest.raises(ValidationError):
