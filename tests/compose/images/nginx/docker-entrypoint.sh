@@ -1,12 +1,17 @@
 #!/bin/sh
-# Runs /docker-entrypoint.d/*.sh in order before nginx starts, then the command.
+# Runs what is executable in /docker-entrypoint.d before nginx starts, by name in upstream's order (`sort -V`): *.sh as
+# programs, *.envsh sourced, so that what they export is there for those after them. Then the command.
 set -e
 case "$1" in
     nginx | nginx-debug)
-        for script in /docker-entrypoint.d/*.sh /docker-entrypoint.d/*.envsh; do
+        find /docker-entrypoint.d/ -follow -type f | sort -V | while read -r script; do
+            if [ ! -x "$script" ]; then
+                echo "$0: Ignoring $script, not executable"
+                continue
+            fi
             case "$script" in
-                *.envsh) [ ! -x "$script" ] || . "$script" ;;
-                *) [ ! -x "$script" ] || "$script" ;;
+                *.envsh) . "$script" ;;
+                *.sh) "$script" ;;
             esac
         done
         ;;
