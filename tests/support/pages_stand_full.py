@@ -2,7 +2,7 @@
 
 1,200 runs with stages, of every outcome and trigger: the newest is under way, the one before was promoted, then one
 failed, one was rejected. 100,000 predictions with pictures, 5,000 corrections of every status and with every reason
-(150 are the visitor's), 345 categories with long and foreign names, 60 versions, a ledger of 200 entries. The run
+(142 are the visitor's), 345 categories with long and foreign names, 60 versions, a ledger of 200 entries. The run
 before the newest was really evaluated, in a home with its dataset and reports: its page is whole.
 """
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from tests.support.pages_stand import Stand
 
 RUNS, PREDICTIONS, CORRECTIONS, VERSIONS, LEDGER = 1_200, 100_000, 5_000, 60, 200
-OF_VISITOR = 150
+OF_VISITOR = 142
 JUDGED = 60  # corrections in the dataset of the run that was really evaluated
 MODEL, OTHER = "doodles", "photos"
 PEOPLE = ("anna@example.org", "Bartholomäus von und zu Langenfeld-Hohenstein", "李小龍", "the night shift")
@@ -278,6 +278,7 @@ def _add_versions(db: Session, runs: Sequence[int], names: Sequence[str], now: d
             )
         )
         good += [version] if promoted else []
+    db.get_one(Run, runs[-1]).dataset_version = VERSIONS + 1
     photos = next(
         number
         for number in range(RUNS)
@@ -470,6 +471,7 @@ def _kinds() -> list[dict[str, Any]]:
         {"status": status.quarantined, "reason": conflict},
         {"status": status.superseded, "reason": "the image already has this label"},
         {"status": status.merged, "source": "sample"},
+        {"status": status.merged, "being_trained": True},
         {"status": status.quarantined, "reason": "image file is damaged or cut off; send the whole file"},
         {"status": status.merged, "reason": near},
         {"status": status.withdrawn, "withdrawn": True},
@@ -519,6 +521,7 @@ def _add_corrections(db: Session, stand: Stand, names: Sequence[str], now: datet
             kind = {"status": CorrectionStatus.merged if number % 5 else CorrectionStatus.exam}
         prediction, at = asked[sha][number // len(files)]
         withdrawn, taken_out = kind.pop("withdrawn", False), kind.pop("taken_out", False)
+        being_trained = kind.pop("being_trained", False)
         in_dataset = kind["status"] in (CorrectionStatus.merged, CorrectionStatus.exam) or taken_out
         received = at + timedelta(seconds=9)
         row = {
@@ -535,9 +538,7 @@ def _add_corrections(db: Session, stand: Stand, names: Sequence[str], now: datet
             "review": None,
             "reviewed_by": None,
             **kind,
-            "dataset_version": (VERSIONS if number >= CORRECTIONS - JUDGED else VERSIONS - number % 7)
-            if in_dataset
-            else None,
+            "dataset_version": _dataset_of(number, being_trained) if in_dataset else None,
             "withdrawn_at": received + timedelta(hours=1) if withdrawn else None,
             "withdrawn_dataset_version": VERSIONS if taken_out else None,
             "received_at": received,
@@ -550,7 +551,26 @@ def _add_corrections(db: Session, stand: Stand, names: Sequence[str], now: datet
             write_atomically(stand.data_dir / MODEL / "quarantine" / folder.split()[0] / f"{sha}.png", png)
         rows.append(row)
     db.execute(insert(Correction), rows)
+    db.execute(insert(Correction), [_let_in(row) for row in rows if row["review"] is Review.accept])
     return rows[-JUDGED:]
+
+
+def _let_in(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reviewer's yes made of a correction that was set aside."""
+    made = {
+        "id": UUID(int=row["id"].int + 1),
+        "source": "review",
+        "actor": "a reviewer",
+        "review_of": row["id"],
+    }
+    made |= {"status": CorrectionStatus.merged, "dataset_version": VERSIONS, "reason": None}
+    return {**row, **made, "review": None, "reviewed_by": None, "reviewed_at": None}
+
+
+def _dataset_of(number: int, being_trained: bool) -> int:
+    if being_trained:
+        return VERSIONS + 1
+    return VERSIONS if number >= CORRECTIONS - JUDGED else VERSIONS - number % 7
 
 
 def _add_outcomes(db: Session) -> None:
@@ -565,7 +585,7 @@ def _add_outcomes(db: Session) -> None:
             cross join lateral (
                 select v.version >= c.dataset_version and ascii(substr(c.id::text, 36)) % 10 > 0 as right_one
             ) judged
-            where c.status in ('merged', 'exam')
+            where c.status in ('merged', 'exam') and c.dataset_version <= 60
             on conflict do nothing
             """
         )

@@ -27,7 +27,10 @@ export function CategoryBox({ categories, onChoose, label = "Or something else" 
     items,
     inputValue: typed,
     itemToString: (item) => (item === null ? "" : nameOf(item)),
-    onInputValueChange: ({ inputValue }) => setTyped(inputValue),
+    // What is typed is taken from the input itself, below: downshift tells it later, and letters typed fast would be lost.
+    onInputValueChange: ({ inputValue, type }) => {
+      if (type !== useCombobox.stateChangeTypes.InputChange) setTyped(inputValue);
+    },
     stateReducer: (_, { type, changes }) => {
       if (type === useCombobox.stateChangeTypes.InputBlur) return { ...changes, selectedItem: null };
       // Enter takes the first, once something was typed.
@@ -48,7 +51,10 @@ export function CategoryBox({ categories, onChoose, label = "Or something else" 
         {label}
       </label>
       <input
-        {...box.getInputProps({ "aria-describedby": hint })}
+        {...box.getInputProps({
+          "aria-describedby": hint,
+          onChange: (event) => setTyped(event.currentTarget.value),
+        })}
         className="category-box-input"
         placeholder="Find or add a category"
         maxLength={MOST_CHARACTERS}

@@ -1,6 +1,6 @@
 /** What became of one's own corrections: all of them, and one on a page of its own. */
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import { Link, useParams } from "wouter";
 import { useParameter, withKept } from "../../shared/address.ts";
 import { ApiError, type GatewayComponents, gateway } from "../../shared/api/client.ts";
@@ -30,7 +30,7 @@ const PAGE = 100;
 
 export function Receipts() {
   const [model] = useParameter("model");
-  const { waiting } = useOutbox();
+  const { waiting, sent } = useOutbox();
   const list = useEndless<Item>(["receipts", model], (before, signal) =>
     gateway.get("/corrections", { query: { mine: true, limit: PAGE, before, model }, signal }),
   );
@@ -43,6 +43,11 @@ export function Receipts() {
       list.renew();
     }
   });
+  const { renew } = list;
+  const arrived = sent.size;
+  useEffect(() => {
+    if (arrived > 0) renew();
+  }, [arrived, renew]);
   const first = list.items.length === 0;
   return (
     <div className="stack">
@@ -57,7 +62,7 @@ export function Receipts() {
       </div>
       {first && list.isLoading && !list.error && <Loading what="your receipts" lines={8} />}
       {first && list.isDone && (
-        <Empty title="You have said nothing yet">
+        <Empty title={waiting.length > 0 ? "Nothing has arrived yet" : "You have said nothing yet"}>
           <p>
             {waiting.length > 0
               ? "What you said waits in this browser until Emend takes it."
