@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import select
 
-from api import corrections, models, predictions, runs
+from api import corrections, links, models, predictions, runs
 from api.actors import Actors
 from api.batching import Batcher
 from api.catalogue import Catalogue
@@ -37,7 +37,7 @@ def create_app() -> FastAPI:
         "Images in, answers out, corrections kept. Errors have one shape, see any 4xx below; times are UTC.",
         lifespan=_lifespan,
     )
-    for router in (predictions.router, corrections.router, models.router, runs.router, health):
+    for router in (predictions.router, corrections.router, models.router, runs.router, links.router, health):
         app.include_router(router)
     return app
 

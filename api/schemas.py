@@ -417,6 +417,20 @@ class RunRequest(_Request):
     force: bool = Field(False, description="Goes on with too few new images; never goes past the gate.")
 
 
+class LinkAnswer(_Answer):
+    model_config = _example(
+        {
+            "url": "https://emend.example.org/emend/production/mlflow/artifacts/1/models/m-1/artifacts/model.onnx?X-Amz-…",
+            "file_name": "doodles-7.onnx",
+            "expires_at": "2026-11-21T12:15:00Z",
+        }
+    )
+
+    url: str
+    file_name: str
+    expires_at: datetime
+
+
 class RunAccepted(_Answer):
     model_config = _example({"run_id": 12})
 

@@ -309,6 +309,10 @@ class Registry:
             raise
         return found
 
+    def artifact_path(self, name: str, version: int) -> str:
+        """Where a version's files are below the server's artifacts. Raises VersionNotFound, ArtifactError."""
+        return self._artifact_root(self.version(name, version))
+
     def _artifact_root(self, version: Version) -> str:
         params = {"name": version.name, "version": str(version.version)}
         uri = str(self._call("GET", "model-versions/get-download-uri", params=params)["artifact_uri"])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import onnx
 import pytest
 
 from pipeline.git import git
@@ -119,6 +120,17 @@ def test_the_store_holds_what_would_make_the_home_again(
         assert f"doodles/.dvc/cache/files/md5/{md5[:2]}/{md5[2:]}" in names
     assert any(name.endswith("/model.onnx") for name in store.names("mlflow/artifacts/"))
     assert "logs/runs/1/train.log" in store.names("logs/")
+
+
+def test_links_give_a_versions_graph_and_a_runs_report(stack: Stack) -> None:
+    link = stack.api.get("/models/doodles/versions/1/link").json()
+    graph = httpx.get(link["url"])
+    assert graph.status_code == 200
+    assert 'filename="doodles-1.onnx"' in graph.headers["content-disposition"]
+    assert onnx.load_from_string(graph.content).graph.output
+    report = httpx.get(stack.api.get("/pipeline_runs/1/report/link").json()["url"]).json()
+    assert report["data"]["verdict"]["sentence"]
+    assert stack.api.get("/models/doodles/versions/99/link").status_code == 404
 
 
 def test_while_the_store_hangs_predictions_answer_corrections_are_refused_and_runs_wait(
