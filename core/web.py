@@ -11,6 +11,7 @@ request, and goes back in the answer.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -30,6 +31,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core import __version__, docs_page, telemetry
 from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
@@ -130,12 +132,50 @@ def serve(app: FastAPI, port: int, service: str) -> None:
         app,
         host=settings().host,
         port=port,
+        http=_OneWrite,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=KEPT_OPEN_SECONDS,
         server_header=False,
     )
+
+
+class _OneWrite(HttpToolsProtocol):
+    """An answer's head leaves together with its body, if that is there already; uvicorn writes one, then the other.
+
+    Whoever stands in front may ask another service for as long as nothing has come; a head without its body, because
+    the process was killed in between, could not be mended. And it is one system call less.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
+
+
+class _Joining:
+    """A transport that writes what it was given in one turn of the loop at that turn's end."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Observed:

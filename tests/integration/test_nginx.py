@@ -916,7 +916,7 @@ def test_the_tls_override_is_modern_and_takes_a_new_certificate(whole: Whole, tm
             except ssl.SSLCertVerificationError:  # still the old one
                 return False
 
-        wait_until(is_new)
+        wait_until(is_new, 30)
 
 
 # --- The templates and what they are filled with

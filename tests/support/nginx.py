@@ -111,6 +111,11 @@ class Nginx:
         assert self._process is not None
         stop_group(self._process)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def reload(self) -> None:
         """As for a new certificate; takes effect a moment later."""
         assert self._process is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from enum import StrEnum
@@ -264,3 +265,42 @@ def test_a_body_that_is_missing_or_not_said_to_be_json_is_told_so(client: httpx.
         (b"{}", "send the JSON with the header `Content-Type: application/json`; see /docs"),
     ):
         assert client.post("/thing", content=content).json()["error"]["message"] == message
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written, in the pieces it came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.pieces.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
+    async def answer() -> list[bytes]:
+        wire = Wire()
+        joining = web._Joining(wire, asyncio.get_running_loop())
+        joining.write(b"head ")
+        joining.write(b"body")
+        await asyncio.sleep(0)
+        joining.write(b"event 1")
+        await asyncio.sleep(0)
+        joining.write(b"last words")
+        joining.close()
+        await asyncio.sleep(0)
+        assert joining.is_closing()
+        joining.write(b"too late")
+        await asyncio.sleep(0)
+        return wire.pieces
+
+    assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
