@@ -224,10 +224,11 @@ def _light_background(image: Image.Image) -> bool:
 def _as_drawing(grey: Image.Image, spec: InputSpec) -> Pixels:
     """Inverted if light, cropped to its ink, longer side scaled to 26 of 28 pixels, centred."""
     ink = ImageOps.invert(grey) if _light_background(grey) else grey
+    darkest, lightest = ink.getextrema()
     ink = ImageOps.autocontrast(ink, cutoff=(1, 0))
     mask = ink.point([0] * 64 + [255] * 192)
     box = mask.getbbox()
-    if box is None:
+    if box is None or darkest == lightest:  # a sheet of one colour is no square of ink
         raise InvalidImage("image shows no drawing: it is all one tone")
     cropped = ink.crop(box)
     longest = round(max(spec.width, spec.height) * 26 / 28)

@@ -180,9 +180,10 @@ def test_raw_bytes_are_no_file() -> None:
     assert "raw" not in refused.value.message
 
 
-def test_an_empty_drawing_is_refused() -> None:
+@pytest.mark.parametrize("colour", ["white", "red", "grey"])
+def test_an_empty_drawing_is_refused(colour: str) -> None:
     with pytest.raises(InvalidImage, match="one tone"):
-        from_bytes(encoded(Image.new("RGB", (100, 100), "white")), DOODLE)
+        from_bytes(encoded(Image.new("RGB", (100, 100), colour)), DOODLE)
 
 
 @pytest.mark.parametrize(
