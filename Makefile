@@ -9,7 +9,7 @@ ALONE := $(PYTHON) deploy/alone.py $(VENV)/.one-make
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check pages check-pages secrets setup setup-dev lock format clean
+.PHONY: help up test check pages check-pages secrets setup setup-dev compose-up compose-down test-compose lock format clean
 PAGE_SOURCES := $(shell find ui -name node_modules -prune -o -name dist -prune -o -name '*.py' -prune \
     -o -name __pycache__ -prune -o -type f -print)
 
@@ -64,6 +64,12 @@ compose-up: ## Build the images and start docker-compose.yml; `make secrets` fir
 	@url=$$(sed -n 's/^EMEND_PUBLIC_URL=//p' .env | tail -n 1); url=$${url:-http://localhost}; \
 	printf 'Emend is up.\n  draw     %s\n  viewer   %s\n  gateway  %s\n  MLflow   %s\n  Grafana  %s\n%s\n' "$$url/" "$$url/runs/" \
 		"$$url/docs" "$$url/mlflow/" "$$url/grafana/" "The first start trains version 1: docker compose logs --follow orchestrator"
+
+compose-down: ## Stop what `make compose-up` started; nothing is lost
+	docker compose down
+
+test-compose: setup-dev ## Run the compose deployment for real, with a Docker engine of its own: root on Debian, half an hour
+	$(BIN)/pytest tests/compose/test_compose.py --verbose
 
 lock: ## Resolve pyproject.toml anew into the lock files
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
