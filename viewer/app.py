@@ -208,7 +208,7 @@ async def _followed_log(
             ended.cancel()
 
 
-@router.get("/events", tags=["events"], response_class=StreamingResponse)
+@router.get("/events", tags=["events"], response_class=StreamingResponse, responses=errors(503))
 async def all_events(
     listener: Listener,
     run_id: Annotated[int | None, Query(ge=1, le=BIGGEST_ID, description="Only this run's.")] = None,
@@ -225,6 +225,8 @@ async def all_events(
 
     `id` is the transition's; a reader that was away names the last one it saw and misses nothing.
     """
+    if listener.settled is not None and not listener.listening:
+        raise Unavailable("the database does not answer; try again in a moment")
     begin = after if last_event_id is None else last_event_id
     body = events.stream(listener, begin, run_id, model)
     return StreamingResponse(body, media_type="text/event-stream", headers=UNBUFFERED)

@@ -223,8 +223,8 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """Server-sent events: the transitions after this id (None: from now on), then live ones, until the process stops.
 
-    Ends as well when the reader is too slow or the database goes away during replay: it comes back with the
-    id it saw last.
+    Ends as well when the reader is too slow, or the database is away during replay or when a sign of life is due:
+    silence would look like nothing happening. The reader comes back with the id it saw last.
     """
 
     def wanted(event: Event) -> bool:
@@ -249,6 +249,8 @@ async def stream(
             try:
                 live = await subscription.next(HEARTBEAT_SECONDS)
             except TimeoutError:
+                if not events.listening:
+                    return
                 yield b": still here\n\n"
                 continue
             if live is None:

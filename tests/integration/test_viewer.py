@@ -270,25 +270,51 @@ def test_a_smaller_id_that_commits_later_is_neither_lost_nor_out_of_order(
             assert ids(stream, 1) == [second]
 
 
-def test_the_stream_outlives_a_database_that_was_away(address: str, run_id: int, postgres: str) -> None:
+@contextmanager
+def database_away(postgres: str, spared_pid: int = 0) -> Iterator[None]:
+    """It throws everybody out but one, and lets nobody in."""
     database = make_url(settings().database_url).database
     server = create_engine(postgres, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    survivor = create_engine(settings().database_url, poolclass=NullPool).connect()
-    with closing(survivor), server.connect() as admin, event_stream(address) as stream:
-        subscribed(address)
-        own_pid = survivor.scalar(text("select pg_backend_pid()"))
-        survivor.commit()
+    with server.connect() as admin:
         admin.execute(text(f"alter database {database} allow_connections false"))
         admin.execute(
             text(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = :name and pid <> :own"
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = :name and pid <> :spared"
             ),
-            {"name": database, "own": own_pid},
+            {"name": database, "spared": spared_pid},
         )
-        wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
-        missed = [add_transition(survivor, run_id) for _ in range(3)]
+        try:
+            yield
+        finally:
+            admin.execute(text(f"alter database {database} allow_connections true"))
+
+
+def test_a_stream_ends_rather_than_be_silent_while_the_database_is_away(
+    address: str, run_id: int, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.events.HEARTBEAT_SECONDS", 0.05)
+    with httpx.stream("GET", f"{address}/events", timeout=TIMEOUT_SECONDS) as response:
+        subscribed(address)
+        with database_away(postgres):
+            assert all(line == "" or line.startswith((":", "retry:")) for line in response.iter_lines())
+            assert httpx.get(f"{address}/events").status_code == 503
+    wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
+    with event_stream(address) as stream:
+        subscribed(address)
+        live = new_transition(run_id)
+        assert ids(stream, 1) == [live]
+
+
+def test_the_stream_outlives_a_database_that_was_away(address: str, run_id: int, postgres: str) -> None:
+    survivor = create_engine(settings().database_url, poolclass=NullPool).connect()
+    with closing(survivor), event_stream(address) as stream:
+        subscribed(address)
+        own_pid = survivor.scalar(text("select pg_backend_pid()"))
         survivor.commit()
-        admin.execute(text(f"alter database {database} allow_connections true"))
+        with database_away(postgres, own_pid):
+            wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+            missed = [add_transition(survivor, run_id) for _ in range(3)]
+            survivor.commit()
         assert ids(stream, 3) == missed
         wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
         live = new_transition(run_id)

@@ -543,7 +543,7 @@ def _add_corrections(db: Session, stand: Stand, names: Sequence[str], now: datet
             "withdrawn_dataset_version": VERSIONS if taken_out else None,
             "received_at": received,
         }
-        row["reviewed_at"] = received + timedelta(hours=2) if row["review"] else None
+        row["reviewed_at"] = min(received + timedelta(hours=2), now) if row["review"] else None
         folder = (row["reason"] or "").partition(":")[0]
         if row["status"] is CorrectionStatus.accepted:
             write_atomically(inbox_path(stand.data_dir, MODEL, label, sha), png)

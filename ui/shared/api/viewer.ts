@@ -1309,6 +1309,15 @@ export interface operations {
         };
         content?: never;
       };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
     };
   };
   healthz_healthz_get: {

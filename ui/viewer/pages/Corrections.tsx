@@ -61,7 +61,7 @@ export function Corrections() {
     : {};
   return (
     <div className="stack corrections">
-      <Head title="Corrections" models={models.map(({ name }) => name)} />
+      <Head title="Corrections" models={overview.isPending ? null : models.map(({ name }) => name)} />
       {model && (
         <fieldset className="corrections-tabs">
           <legend className="aloud">Which corrections</legend>
@@ -143,27 +143,34 @@ function Inbox({ model, show, whole }: InboxProps) {
   const isFiltered = reason !== null || label !== null || source !== null;
   return (
     <>
-      <div className="row corrections-filters">
-        {show !== "waiting" && (
-          <Filter name="Why" parameter="reason" all="Any reason" options={reasons.map((one) => [one, one])} />
-        )}
-        <Filter
-          name="Category"
-          parameter="label"
-          all="Every category"
-          options={(categories ?? []).map((name) => [name, name])}
-        />
-        <Filter
-          name="Source"
-          parameter="source"
-          all="Any source"
-          options={[
-            ["correction", "People"],
-            ["sample", "Samples"],
-            ["review", "Reviews"],
-          ]}
-        />
-      </div>
+      {(isFiltered || items.length > 0) && (
+        <div className="row corrections-filters">
+          {show !== "waiting" && (
+            <Filter
+              name="Why"
+              parameter="reason"
+              all="Any reason"
+              options={reasons.map((one) => [one, one])}
+            />
+          )}
+          <Filter
+            name="Category"
+            parameter="label"
+            all="Every category"
+            options={(categories ?? []).map((name) => [name, name])}
+          />
+          <Filter
+            name="Source"
+            parameter="source"
+            all="Any source"
+            options={[
+              ["correction", "People"],
+              ["sample", "Samples"],
+              ["review", "Reviews"],
+            ]}
+          />
+        </div>
+      )}
       {query.isPending && <LoadingPage what="the corrections" />}
       {query.isError && items.length === 0 && (
         <Failed
@@ -190,7 +197,12 @@ function Inbox({ model, show, whole }: InboxProps) {
 }
 
 function Nothing({ show, isFiltered }: { show: Show; isFiltered: boolean }) {
-  if (isFiltered) return <Empty title="No correction is like that" />;
+  if (isFiltered)
+    return (
+      <Empty title="No correction is like that">
+        <p>Choose other filters above.</p>
+      </Empty>
+    );
   if (show === "aside")
     return (
       <Empty title="Nothing is set aside">
@@ -201,11 +213,16 @@ function Nothing({ show, isFiltered }: { show: Show; isFiltered: boolean }) {
     return (
       <Empty title="No correction waits">
         <p>
-          The last run took in all there were. <Link href="/">To the runs</Link>
+          What people say in the drawing app comes here, and the next run takes it in.{" "}
+          <Link href="/">To the runs</Link>
         </p>
       </Empty>
     );
-  return <Empty title="Nothing has been decided yet" />;
+  return (
+    <Empty title="Nothing has been decided yet">
+      <p>What you accept, relabel or reject is then listed here: by whom, and when.</p>
+    </Empty>
+  );
 }
 
 const DONE: Record<Action, string> = { accept: "accepted", relabel: "relabelled", reject: "rejected" };
@@ -562,10 +579,12 @@ const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: Tile
       <span className="tile-label" title={label}>
         {label}
       </span>
-      <span className="tile-line">
-        <LocalTime at={received_at} />
-        {SOURCES[source] && ` · ${SOURCES[source]}`}
-      </span>
+      {!reviewed_at && (
+        <span className="tile-line">
+          <LocalTime at={received_at} />
+          {SOURCES[source] && ` · ${SOURCES[source]}`}
+        </span>
+      )}
       {reviewed_at ? (
         <span className="tile-decided">
           <StatusMark {...DECIDED[item.review ?? ""]} status={DECIDED[item.review ?? ""]?.status ?? "done"} />

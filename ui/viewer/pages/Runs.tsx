@@ -40,7 +40,10 @@ export function Runs() {
         <Failed
           what="The models could not be loaded"
           error={overview.error}
-          retry={() => void overview.refetch()}
+          retry={() => {
+            void overview.refetch();
+            void asked.query.refetch();
+          }}
         />
       )}
       {overview.isSuccess && model !== null && shown.length === 0 && <NoModel wanted={model} />}
@@ -52,7 +55,9 @@ export function Runs() {
         ))
       )}
       {/* Not before what stands above it is known: it would be pushed down. Asked for all the while. */}
-      {!overview.isPending && <RunList models={models.map(({ name }) => name)} asked={asked} />}
+      {!overview.isPending && (overview.data || asked.runs.length > 0) && (
+        <RunList models={models.map(({ name }) => name)} asked={asked} />
+      )}
     </div>
   );
 }
@@ -113,7 +118,9 @@ function RunList({ models, asked: { query, runs } }: RunListProps) {
           <p>
             {isFiltered
               ? "Choose other filters, or show all runs."
-              : "The first one begins by itself when Emend starts."}
+              : models.length > 0
+                ? "“Retrain now” starts one."
+                : "The first one begins by itself when Emend starts."}
           </p>
         </Empty>
       )}

@@ -35,7 +35,7 @@ export function Versions() {
   const model = wanted === null ? models[0] : models.find(({ name }) => name === wanted);
   return (
     <div className="stack versions">
-      <Head title="Versions" models={models.map((model) => model.name)} />
+      <Head title="Versions" models={overview.isPending ? null : models.map(({ name }) => name)} />
       {overview.isPending && <LoadingPage what="the versions" />}
       {overview.isError && !overview.data && (
         <Failed
@@ -282,10 +282,13 @@ function LiveAt({ name }: { name: string }) {
   );
 }
 
-const ACTIONS: Record<string, (version: number) => string> = {
-  promote: (version) => `Version ${version} went live`,
-  rollback: (version) => `Back to version ${version}`,
-};
+/** What happened, or did not: an entry that was reverted or abandoned changed nothing. */
+function heading({ action, version, outcome }: LedgerItem): string {
+  const isUndone = outcome !== null && outcome !== "done";
+  if (action === "rollback")
+    return isUndone ? `Not back to version ${version}` : `Back to version ${version}`;
+  return isUndone ? `Version ${version} did not go live` : `Version ${version} went live`;
+}
 
 function Timeline({ items }: { items: readonly LedgerItem[] }) {
   const [shown, setShown] = useState(FIRST_OF_LEDGER);
@@ -297,13 +300,8 @@ function Timeline({ items }: { items: readonly LedgerItem[] }) {
         {items.slice(0, shown).map((item) => (
           <li key={item.id} data-action={item.action} data-outcome={item.outcome ?? "open"}>
             <h3>
-              {(ACTIONS[item.action] ?? ((version: number) => `${item.action} ${version}`))(item.version)}
-              {item.outcome !== "done" && (
-                <StatusMark
-                  status={item.outcome === null ? "open" : "reverted"}
-                  {...(item.outcome !== null && { word: "Did not happen" })}
-                />
-              )}
+              {heading(item)}
+              {item.outcome === null && <StatusMark status="open" />}
             </h3>
             <p className="small soft">
               <LocalTime at={item.opened_at} />

@@ -7,8 +7,8 @@ import "./Head.css";
 
 interface HeadProps {
   title: string;
-  /** Of a page about one model: to choose from, none while they are not known. Their room is kept. */
-  models?: readonly string[];
+  /** Of a page about one model: to choose from. Null while they are not known: room is kept for them. */
+  models?: readonly string[] | null;
 }
 
 export function Head({ title, models }: HeadProps) {
@@ -18,9 +18,9 @@ export function Head({ title, models }: HeadProps) {
   return (
     <div className="head">
       <h1>{title}</h1>
-      {models && (
+      {(models === null || only !== undefined) && (
         <div className="head-model">
-          {models.length > 0 && isChoice && (
+          {models && isChoice && (
             <Filter name="Model" parameter="model" all={null} options={models.map((name) => [name, name])} />
           )}
           {only !== undefined && !isChoice && (

@@ -127,7 +127,7 @@ export function Log(props: Props) {
   });
 
   return (
-    <section className="log" aria-label={`Log of stage ${stage}`}>
+    <section className="log" aria-label={`Log of stage ${stage}`} data-gone={state === "gone" || undefined}>
       <div className="log-bar">
         <label className="log-follow">
           <input
@@ -222,7 +222,7 @@ export function Log(props: Props) {
         </div>
       </section>
       <p className="log-foot small soft">
-        {counted(text.length, "line")}
+        {state !== "gone" && counted(text.length, "line")}
         {text.length >= LINES && ", the last of more: Download has all"}
         {state === "open" && isRunning && ", live"}
         {error && text.length > 0 && (isRunning ? "; the line broke and is tried again" : "; the line broke")}

@@ -1,6 +1,6 @@
 /** The nine stages of a run, each with its state and time; choosing one shows its log. */
 import { duration } from "../../shared/format.ts";
-import { isActive, type Run, type StageName, type StageOfRun } from "../../shared/runs.ts";
+import { isActive, type Run, STAGES, type StageName, type StageOfRun } from "../../shared/runs.ts";
 import type { Epoch, RunEstimate } from "../data.ts";
 import { allStages, epochsLeftSeconds, roughly, SHORT, stageSeconds, timeLeft } from "../runs.ts";
 import { StatusIcon } from "./StatusIcon.tsx";
@@ -18,6 +18,8 @@ interface Props {
 export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
   const now = useNow(isActive(run));
   const training = run.stages.find(({ name, status }) => name === "train" && status === "running");
+  const left = timeLeft(run, estimate, now, training ? epochsLeftSeconds(epochs) : null);
+  const lastBegun = run.stages.at(-1)?.name;
   const spent = run.stages.reduce((sum, stage) => sum + (stageSeconds(stage, now) ?? 0), 0);
   const isWhole = run.stages.length > 0;
   return (
@@ -36,7 +38,11 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
               <span className="rail-name">{name}</span>
               <span className="rail-state">
                 {stage && <StatusIcon status={stage.status} />}
-                {stage ? (SHORT[stage.status] ?? stage.status) : "not begun"}
+                {stage
+                  ? (SHORT[stage.status] ?? stage.status)
+                  : isPassed(name, lastBegun)
+                    ? "left out"
+                    : "not begun"}
               </span>
               <span className="rail-time number">
                 {timeOf(stage, isActive(run) ? estimate?.stages[name] : undefined, now)}
@@ -55,8 +61,10 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
         {isActive(run) ? (
           <>
             {run.status === "queued" ? "It waits to begin; " : `${duration(spent)} so far, `}
-            {timeLeft(run, estimate, now, training ? epochsLeftSeconds(epochs) : null)}
-            {estimate && `, by the last ${estimate.runs === 1 ? "run" : `${estimate.runs} runs`}`}
+            {left}
+            {estimate &&
+              left.startsWith("about") &&
+              `, by the last ${estimate.runs === 1 ? "run" : `${estimate.runs} runs`}`}
           </>
         ) : (
           isWhole && `${duration(spent)} at work in all`
@@ -64,6 +72,11 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
       </p>
     </div>
   );
+}
+
+/** As promote is of a run that the gate refused. */
+function isPassed(name: StageName, lastBegun: StageName | undefined): boolean {
+  return lastBegun !== undefined && STAGES.indexOf(name) < STAGES.indexOf(lastBegun);
 }
 
 function timeOf(stage: StageOfRun | null, usual: number | undefined, now: number): string {
