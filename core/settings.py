@@ -60,7 +60,7 @@ COMPOSE_NAMES = (
     *("EMEND_PREDICTIONS_PER_SECOND", "EMEND_PREDICTIONS_BURST"),
     *("EMEND_CORRECTIONS_PER_SECOND", "EMEND_CORRECTIONS_BURST"),
     *("EMEND_CONNECTIONS_PER_ADDRESS", "EMEND_SLOW_CLIENT_SECONDS"),
-    *("EMEND_TLS_CERTIFICATE", "EMEND_TLS_KEY"),
+    *("EMEND_TLS_CERTIFICATE", "EMEND_TLS_KEY", "EMEND_TLS_FOLDER", "EMEND_TLS_PORT", "EMEND_ACME_FOLDER"),
 )
 
 
@@ -122,6 +122,9 @@ class Settings(BaseSettings):
         "info", validation_alias=_named("LOG_LEVEL")
     )
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_named("SENTRY_DSN"))
+    sentry_environment: str = Field("production", validation_alias=_named("SENTRY_ENVIRONMENT"))
+    docker_url: str | None = Field(None, validation_alias=_named("EMEND_DOCKER_URL"))
+    docker_project: str = Field("emend", validation_alias=_named("EMEND_DOCKER_PROJECT"))
 
     @classmethod
     def settings_customise_sources(
@@ -141,6 +144,13 @@ class Settings(BaseSettings):
             ZoneInfo(value)
         except (KeyError, ValueError) as exc:
             raise ValueError(f"{value!r} is not an IANA time zone, e.g. Europe/Berlin") from exc
+        return value
+
+    @field_validator("docker_url")
+    @classmethod
+    def _an_engines_address(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("unix", "tcp", "http", "https"):
+            raise ValueError("it looks like tcp://socket-proxy:2375 or unix:///var/run/docker.sock")
         return value
 
     @field_validator("storage_url")
