@@ -456,6 +456,12 @@ def test_mlflow_and_grafana_need_the_password_even_to_look(client: httpx.Client,
     assert client.get(path, auth=("somebody", PASSWORD)).status_code == 401
 
 
+def test_signing_in_leads_to_the_run_viewer(client: httpx.Client, admin: httpx.Client) -> None:
+    assert client.get("/sign-in").status_code == 401
+    answer = admin.get("/sign-in")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs/")
+
+
 def test_with_the_password_a_run_is_asked_for(admin: httpx.Client) -> None:
     answer = admin.post("/api/pipeline_runs", json={"model": "photos", "force": True}, headers=SAME_ORIGIN)
     assert answer.status_code == 202
