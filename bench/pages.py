@@ -8,9 +8,10 @@ chromium (headless, software drawing). Prints as its last line one JSON object. 
 
     views      from the start of the navigation to the page's own content with nothing loading any more, by the page's
                own clock, looked at in every frame; seven times, each in a new browser context, whose cache is empty.
-               And the compressed script that the page asked for.
+               And the compressed script that the page asked for. Here as below "busy" is processor time of the page's
+               main thread, which other work on the machine makes no longer.
     drawing    five seconds of strokes by mouse at 1280 pixels while drafts are asked and answered: the times between
-               frames (requestAnimationFrame), and the processor time of the page's main thread for each.
+               frames (requestAnimationFrame).
     phone      the same by finger at 390 pixels, device scale 2, with the processor slowed down four times (Chromium's
                Emulation.setCPUThrottlingRate). No claim about any phone.
     history    wheel to the end of all rows; times of the pages' answers, elements in the page, script memory after a
@@ -145,18 +146,22 @@ def views(chromium: Browser, stand: Stand, run: int) -> dict[str, Any]:
 
 
 def view(chromium: Browser, stand: Stand, url: str, selectors: list[str]) -> dict[str, float]:
-    seconds, script_bytes = [], 0
+    seconds, busy_seconds, script_bytes = [], [], 0
     for _ in range(TIMES):
         context = new_context(chromium, stand)
         page = context.new_page()
+        devtools = context.new_cdp_session(page)
+        devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.add_init_script(f"({READY})({json.dumps(selectors)})")
         page.goto(url, wait_until="commit")
         seconds.append(until(page, "window.readyMs ?? null") / 1000)
+        busy_seconds.append(measured(devtools, "TaskDuration"))
         script_bytes = page.evaluate(SCRIPTS)
         context.close()
     return {
         "median_seconds": round(statistics.median(seconds), 3),
         "slowest_seconds": round(max(seconds), 3),
+        "busy_seconds": round(statistics.median(busy_seconds), 3),
         "script_kb": round(script_bytes / 1000, 1),
     }
 
