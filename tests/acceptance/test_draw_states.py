@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pipeline import starter
 from tests.support.browser import browser, faults, open_page
-from tests.support.pages_stand import VISITOR, Stand, doodles, shots
+from tests.support.pages_stand import LONG_NAMES, VISITOR, Stand, doodles, shots
 from tests.support.pages_stand_full import photos
 
 PAGES = {"draw": "#/", "upload": "#/upload", "receipts": "#/receipts", "history": "#/history"}
@@ -344,10 +344,13 @@ def test_addresses_that_lead_nowhere(scene: Scene, page: Page) -> None:
 
 
 def receipts_of(stand: Stand) -> list[dict[str, Any]]:
-    """The visitor's, with their sentences."""
+    """The visitor's and those of a new category, with their sentences."""
     with httpx.Client(base_url=stand.gateway.url, cookies={"emend_actor": VISITOR}, timeout=30) as client:
         listed = client.get("/corrections", params={"mine": "true", "limit": 200}).json()["items"]
-        return [client.get(item["receipt"]).json() for item in listed]
+        new = client.get("/corrections", params={"label": LONG_NAMES[2], "status": "accepted"}).json()[
+            "items"
+        ]
+        return [client.get(item["receipt"]).json() for item in [*listed, *new]]
 
 
 def as_visitor(stand: Stand, page: Page) -> BrowserContext:

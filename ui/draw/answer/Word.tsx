@@ -6,6 +6,8 @@
  */
 import "./Word.css";
 
+const LONG = 20; // characters: a name in large letters should not take half the page
+
 interface Props {
   label: string;
   corrected?: string | null | undefined;
@@ -17,8 +19,9 @@ interface Props {
 export function Word({ label, corrected, pale = false, size = "large" }: Props) {
   const isCorrected = corrected !== undefined && corrected !== null;
   const isRight = isCorrected && corrected.toLowerCase() === label.toLowerCase();
+  const isLong = Math.max(label.length, corrected?.length ?? 0) > LONG;
   return (
-    <span className={`word word-${size}`} data-pale={pale || undefined}>
+    <span className={`word word-${size}`} data-pale={pale || undefined} data-long={isLong || undefined}>
       {isCorrected && !isRight ? (
         <>
           <s>
