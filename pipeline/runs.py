@@ -16,7 +16,7 @@ from core import telemetry
 from core.database import ACTIVE_RUN, Model, Run, RunStatus, Stage, Transition, Trigger, session
 from core.errors import Conflict, NotFound
 from core.settings import settings
-from pipeline.promotion import ledger, promote, resume_promotion, rollback
+from pipeline.promotion import ledger, previous_version, promote, resume_promotion, rollback
 from pipeline.stages import STAGES
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "estimate",
     "ledger",
     "list_runs",
+    "previous_version",
     "promote",
     "request_cancel",
     "request_resume",

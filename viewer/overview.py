@@ -25,7 +25,7 @@ from core.database import (
     session,
 )
 from core.settings import settings
-from pipeline import promotion, runs, schedule
+from pipeline import runs, schedule
 
 ALIVE_SECONDS = 2.0  # the orchestrator is asked at most so often, however many pages look
 
@@ -69,7 +69,7 @@ def _model(db: Session, model: Model, now: datetime) -> dict[str, Any]:
     return {
         "name": model.name,
         "champion": _champion(db, model.name),
-        "previous": promotion.previous_version(db, model.name),
+        "previous": runs.previous_version(db, model.name),
         "promotion_paused_at": paused.isoformat() if paused else None,
         "waiting": receipts.waiting(db, model),
         "schedule": _schedule(model, now),

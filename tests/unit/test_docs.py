@@ -496,7 +496,8 @@ def test_no_file_names_a_path_of_a_machine_or_a_package_registry() -> None:
         if not path.is_file() or path.suffix == ".png":
             continue
         for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if _MACHINE.search(line) or _REGISTRY.search(line):
+            inside_an_image = path.name == "Dockerfile"  # its paths are the container's
+            if (_MACHINE.search(line) and not inside_an_image) or _REGISTRY.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:80]}")
     assert found == []
 
