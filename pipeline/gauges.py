@@ -41,7 +41,7 @@ from core.settings import settings
 from core.telemetry import MOST_CATEGORIES, MOST_VERSIONS, OTHER
 from pipeline import certificate, execution, schedule
 from pipeline.params import TriggerParams
-from pipeline.stages import STAGES, read_json
+from pipeline.stages import STAGES, StageError, read_json
 
 READ = Gauge("emend_state_read_timestamp_seconds", "When the orchestrator last read the database's state.")
 RUN_FINISHED = Gauge(
@@ -219,16 +219,20 @@ def _heard(db: Session) -> dict[tuple[str, ...], float]:
 
 
 def _stages(db: Session) -> dict[tuple[str, ...], float]:
+    timed = (Stage.status == StageStatus.succeeded, Stage.duration_seconds.is_not(None))
     latest = (
-        select(Run.model, Stage.name, Stage.duration_seconds)
+        select(Stage.name, func.max(Stage.run_id).label("run_id"))
         .join(Run, Run.id == Stage.run_id)
-        .where(Stage.status == StageStatus.succeeded, Stage.duration_seconds.is_not(None))
-        .distinct(Run.model, Stage.name)
-        .order_by(Run.model, Stage.name, Run.id.desc())
+        .where(*timed)
+        .group_by(Run.model, Stage.name)
+        .subquery()
     )
-    return {
-        (model, name): float(seconds or 0) for model, name, seconds in db.execute(latest) if name in STAGES
-    }
+    rows = db.execute(
+        select(Run.model, Stage.name, Stage.duration_seconds)
+        .join(latest, (latest.c.run_id == Stage.run_id) & (latest.c.name == Stage.name))
+        .join(Run, Run.id == Stage.run_id)
+    )
+    return {(model, name): float(seconds or 0) for model, name, seconds in rows if name in STAGES}
 
 
 def _accuracies(db: Session, models: Sequence[Model]) -> dict[tuple[str, ...], float]:
@@ -263,7 +267,7 @@ def _mix(db: Session, model: str, version: int) -> dict[str, float] | None:
     merged = settings().data_dir / model / "runs" / str(row.run_id) / "merge.json"
     try:
         counts |= {each["id"]: each["train_images"] for each in read_json(merged)["data"]["categories"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (StageError, ValueError, KeyError, TypeError):
         _log.info("the run's own counts are gone; taking the latest", model=model, version=version)
     known = [number for number in row.category_ids if number in names]
     total = sum(counts.get(number, 0) for number in known)
