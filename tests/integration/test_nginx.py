@@ -550,6 +550,15 @@ def test_drawing_hits_no_limit(whole: Whole, tmp_path: Path) -> None:
             time.sleep(max(0.0, asked + 0.1 - time.monotonic()))  # the pace is what is tested
 
 
+def test_uploading_a_folder_is_slowed_down_and_not_refused(whole: Whole, tmp_path: Path) -> None:
+    """As the page uploads: three at a time, each when the one before is answered."""
+    limits = {"EMEND_PREDICTIONS_PER_SECOND": "10", "EMEND_PREDICTIONS_BURST": "60"}
+    with whole.nginx(tmp_path / "folder", **limits) as nginx, nginx.client() as client:
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(client.post, "/api/invocations/", json=DRAFT) for _ in range(80)]
+        assert {each.result().status_code for each in asked} == {200}
+
+
 def test_guessing_the_password_is_slow(whole: Whole, tmp_path: Path) -> None:
     with whole.nginx(tmp_path / "guessed") as nginx, nginx.client() as client:
         guesses = [
