@@ -332,6 +332,8 @@ def _learned_sentence(first: int, live: Outcome | None) -> str:
     """first: the first version that was trained on it."""
     if live is None:
         return f"Learned: version {first} was trained on it."
+    if not live.correct and live.version == first:
+        return f"Version {first}, now live, was trained on it and still says {live.label}."
     if not live.correct:
         return f"Learned by version {first}, but version {live.version}, now live, says {live.label}."
     if live.version == first:
