@@ -395,7 +395,7 @@ STEPS = {
     "in-dataset": "the next version will be trained on it",
     "new-category": "more training image",
     "now-right": "Now right",
-    "still-wrong": "now live, says",
+    "still-wrong": "still says",
     "exam": "exam question",
     "set-aside": "Set aside for a person",
     "damaged": "damaged or cut off",

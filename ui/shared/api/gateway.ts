@@ -272,6 +272,66 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/models/{name}/versions/{version}/link": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * A link to a version's ONNX file
+     * @description The graph takes uint8 pixels and normalises them itself. 404 without an object store (STORAGE_URL).
+     */
+    get: operations["version_link_models__name__versions__version__link_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/monitoring/containers": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * The containers of this deployment
+     * @description State, health, restarts, CPU and memory. 404 unless `EMEND_DOCKER_URL` says where Docker's engine is.
+     */
+    get: operations["containers_monitoring_containers_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/monitoring/gpu": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * The GPUs of the gateway's machine
+     * @description Name, how busy, memory, temperature; without a GPU an empty list and the reason.
+     */
+    get: operations["gpus_monitoring_gpu_get"];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/pipeline_runs": {
     parameters: {
       query?: never;
@@ -324,6 +384,26 @@ export interface paths {
      * @description A queued run ends at once; a running one when its stage has been ended.
      */
     post: operations["cancel_run_pipeline_runs__run_id__cancel_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/pipeline_runs/{run_id}/report/link": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * A link to a run's report
+     * @description What `evaluate` found, as JSON: verdict, figures, what became of each correction.
+     */
+    get: operations["report_link_pipeline_runs__run_id__report_link_get"];
+    put?: never;
+    post?: never;
     delete?: never;
     options?: never;
     head?: never;
@@ -493,6 +573,81 @@ export interface components {
       /** Version */
       version: number;
     };
+    /** ContainerAnswer */
+    ContainerAnswer: {
+      /**
+       * Cpu Cores
+       * @description How many cores it keeps busy; null while it does not run.
+       */
+      cpu_cores: number | null;
+      /**
+       * Exit Code
+       * @description null while it runs.
+       */
+      exit_code: number | null;
+      /**
+       * Health
+       * @description starting, healthy or unhealthy; null without a health check.
+       */
+      health: string | null;
+      /** Image */
+      image: string;
+      /** Memory Limit Bytes */
+      memory_limit_bytes: number | null;
+      /** Memory Used Bytes */
+      memory_used_bytes: number | null;
+      /** Name */
+      name: string;
+      /**
+       * Out Of Memory
+       * @description The kernel ended it.
+       */
+      out_of_memory: boolean;
+      /** Restarts */
+      restarts: number;
+      /**
+       * Service
+       * @description Its name in docker-compose.yml.
+       */
+      service: string | null;
+      /** Started At */
+      started_at: string | null;
+      /**
+       * State
+       * @description created, running, paused, restarting, exited, dead …, as Docker says.
+       */
+      state: string;
+    };
+    /**
+     * ContainersAnswer
+     * @example {
+     *       "containers": [
+     *         {
+     *           "cpu_cores": 0.03,
+     *           "health": "healthy",
+     *           "image": "emend/gateway:dev",
+     *           "memory_limit_bytes": 1073741824,
+     *           "memory_used_bytes": 181403648,
+     *           "name": "emend-gateway-1",
+     *           "out_of_memory": false,
+     *           "restarts": 0,
+     *           "service": "gateway",
+     *           "started_at": "2026-03-01T11:58:03Z",
+     *           "state": "running"
+     *         }
+     *       ],
+     *       "measured_at": "2026-03-01T12:00:00Z"
+     *     }
+     */
+    ContainersAnswer: {
+      /** Containers */
+      containers: components["schemas"]["ContainerAnswer"][];
+      /**
+       * Measured At
+       * Format: date-time
+       */
+      measured_at: string;
+    };
     /**
      * CorrectionAnswer
      * @example {
@@ -620,6 +775,42 @@ export interface components {
       /** Message */
       message: string;
     };
+    /** GpuAnswer */
+    GpuAnswer: {
+      /** Index */
+      index: number;
+      /** Memory Total Bytes */
+      memory_total_bytes: number | null;
+      /** Memory Used Bytes */
+      memory_used_bytes: number | null;
+      /** Name */
+      name: string;
+      /** Temperature Celsius */
+      temperature_celsius: number | null;
+      /**
+       * Utilisation
+       * @description Share of the last moment it computed, 0..1.
+       */
+      utilisation: number | null;
+      /** Uuid */
+      uuid: string;
+    };
+    /**
+     * GpusAnswer
+     * @example {
+     *       "gpus": [],
+     *       "reason": "no NVIDIA driver on this machine"
+     *     }
+     */
+    GpusAnswer: {
+      /** Gpus */
+      gpus: components["schemas"]["GpuAnswer"][];
+      /**
+       * Reason
+       * @description Why there are none.
+       */
+      reason: string | null;
+    };
     /** HistoryItem */
     HistoryItem: {
       /** Confidence */
@@ -725,6 +916,25 @@ export interface components {
        * @description This one answers instead of the live one; not recorded, has no id.
        */
       version?: number | null;
+    };
+    /**
+     * LinkAnswer
+     * @example {
+     *       "expires_at": "2026-11-21T12:15:00Z",
+     *       "file_name": "doodles-7.onnx",
+     *       "url": "https://emend.example.org/emend/production/mlflow/artifacts/1/models/m-1/artifacts/model.onnx?X-Amz-…"
+     *     }
+     */
+    LinkAnswer: {
+      /**
+       * Expires At
+       * Format: date-time
+       */
+      expires_at: string;
+      /** File Name */
+      file_name: string;
+      /** Url */
+      url: string;
     };
     /**
      * ModelAnswer
@@ -2150,6 +2360,128 @@ export interface operations {
       };
     };
   };
+  version_link_models__name__versions__version__link_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+        version: number;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["LinkAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  containers_monitoring_containers_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ContainersAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content?: never;
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  gpus_monitoring_gpu_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["GpusAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content?: never;
+      };
+    };
+  };
   list_runs_pipeline_runs_get: {
     parameters: {
       query?: {
@@ -2341,6 +2673,55 @@ export interface operations {
       };
       /** @description The present state forbids it. */
       409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  report_link_pipeline_runs__run_id__report_link_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        run_id: number;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["LinkAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
         headers: {
           [name: string]: unknown;
         };
