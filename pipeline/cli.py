@@ -47,6 +47,16 @@ err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Which model.", envvar="EMEND_DEFAULT_MODEL")]
+MlflowDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow-database",
+        envvar="MLFLOW_BACKEND_STORE_URI",
+        show_default=False,
+        help="Address of MLflow's database, when it is not the embedded one.",
+    ),
+]
+WithoutMlflow = Annotated[bool, typer.Option("--without-mlflow", help="Leave MLflow's database out.")]
 RunId = Annotated[int, typer.Argument(metavar="RUN", help="The run's number, as `emend runs` shows it.")]
 
 Shown = tuple[str, Callable[[dict[str, Any]], str]]  # its heading, and what it shows of a row
@@ -165,6 +175,114 @@ def storage() -> None:
     mirror.prepare(settings().data_dir, _say, workspace.push)
     sent = mirror.send_missing(settings().data_dir, _say, workspace.push)
     out.print(f"{store.where} answers and can be written; sent {_counted(sent, 'file')}")
+
+
+@app.command("backup")
+def back_up(
+    destination: Annotated[
+        str, typer.Argument(metavar="DIR|s3://BUCKET/PREFIX", help="Where backups are kept; made if new.")
+    ],
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many backups there, this one included; else all.")
+    ] = None,
+    mlflow_database: MlflowDatabase = None,
+    without_mlflow: WithoutMlflow = False,
+    as_json: AsJson = False,
+) -> None:
+    """Back up databases, homes and MLflow's files, while everything runs.
+
+    Only what is new there is copied. Ends with 0 when the backup is whole.
+    """
+    from pipeline import backup
+
+    chosen = settings()
+    urls = backup.database_urls(chosen, mlflow_database, without_mlflow=without_mlflow)
+    with backup.place_at(destination, to_write=True) as place, _counting("files") as progress:
+        made = backup.back_up(
+            place, chosen.data_dir, urls, keep=keep, say=_say, progress=lambda done, _: progress(done)
+        )
+    manifest = made.manifest
+    size_bytes = sum(entry.size_bytes for entry in manifest.files)
+    for name in manifest.missing_pictures:
+        err.print(f"[yellow]no picture[/yellow] of a correction that waits: {escape(name)}", soft_wrap=True)
+    if as_json:
+        _print_json(
+            {
+                "backup": manifest.id,
+                "created_at": manifest.created_at,
+                "files": len(manifest.files),
+                "size_bytes": size_bytes,
+                "new_files": made.new_files,
+                "new_bytes": made.new_bytes,
+                "removed": made.removed,
+                "seconds": round(made.seconds, 3),
+                "held_seconds": round(made.held_seconds, 3),
+                "missing_pictures": manifest.missing_pictures,
+            }
+        )
+        return
+    given_up = f"; gave up {_counted(len(made.removed), 'older backup')}" if made.removed else ""
+    out.print(
+        f"backup {manifest.id} in {escape(place.where)}: {_counted(len(manifest.files), 'file')}, "
+        f"{size_bytes / 1e6:.1f} MB, of which new {made.new_bytes / 1e6:.1f} MB with the databases; "
+        f"{made.seconds:.1f} s{given_up}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR|s3://BUCKET/PREFIX", help="Where `emend backup` wrote to.")
+    ],
+    into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The data folder; else EMEND_DATA_DIR.")
+    ] = None,
+    which: Annotated[str | None, typer.Option("--backup", help="Not the newest but this one.")] = None,
+    only_check: Annotated[
+        bool, typer.Option("--check", help="Only read the backup and compare its hashes.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there, after a question.")] = False,
+    mlflow_database: MlflowDatabase = None,
+    without_mlflow: WithoutMlflow = False,
+) -> None:
+    """Make a deployment from a backup: into an empty data folder and empty databases, with Emend stopped.
+
+    Nothing is changed before all of the backup was read and found whole.
+    """
+    import tempfile
+
+    from pipeline import backup
+    from pipeline import restore as restoring
+
+    chosen = settings()
+    data_dir = (into or chosen.data_dir).absolute()
+    with backup.place_at(source, to_write=False) as place, _counting("files") as progress:
+        if only_check:
+            manifest = restoring.chosen(place, which)
+            with tempfile.TemporaryDirectory(prefix="emend-") as work:
+                restoring.check(place, manifest, Path(work), lambda done, _: progress(done))
+            out.print(f"backup {manifest.id} of {manifest.created_at[:19]} UTC is whole")
+            return
+        elsewhere = chosen.database_url_setting is not None
+        urls = (
+            backup.database_urls(chosen, mlflow_database, without_mlflow=without_mlflow) if elsewhere else {}
+        )
+        planned = restoring.plan(place, which, data_dir, urls)
+    if planned.in_the_way:
+        what = " and ".join(planned.in_the_way)
+        if not force:
+            raise Conflict(f"{what} already in use; --force replaces it, after a question")
+        told = "A folder's files are kept aside, a database's tables are dropped."
+        typer.confirm(f"Replace {what} by backup {planned.manifest.id}? {told}", abort=True)
+    with backup.place_at(source, to_write=False) as place, _counting("files") as progress:
+        aside = restoring.restore(place, planned, say=_say, progress=lambda done, _: progress(done))
+    if aside is not None:
+        _say(f"what was there before is in {aside}; remove it when all is well")
+    out.print(
+        f"restored backup {planned.manifest.id} into {escape(str(data_dir))}; `emend up` goes on from there",
+        soft_wrap=True,
+    )
 
 
 @app.command()
