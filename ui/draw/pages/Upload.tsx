@@ -1,5 +1,5 @@
 /** Pictures from the disk, the clipboard or the camera: what the model sees in them, and the same ways to correct it. */
-import { type DragEvent, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { gateway } from "../../shared/api/client.ts";
 import { toBase64 } from "../../shared/base64.ts";
 import { Button } from "../../shared/components/Button.tsx";
@@ -59,31 +59,16 @@ function Page({ model }: { model: Model }) {
 }
 
 function DropPlace({ model }: { model: string }) {
-  const [over, setOver] = useState(false);
+  const over = useDrop(model);
   const files = useRef<HTMLInputElement>(null);
   const camera = useRef<HTMLInputElement>(null);
   const hasTouch = matchMedia("(pointer: coarse)").matches;
-  const drop = (event: DragEvent) => {
-    event.preventDefault();
-    setOver(false);
-    tray.put(event.dataTransfer.files, model);
-  };
   const take = (input: HTMLInputElement) => {
     tray.put(input.files ?? [], model);
     input.value = ""; // the same file may come again
   };
   return (
-    // biome-ignore lint/a11y/noStaticElementInteractions: dropping is a further way; the button is the one for everybody
-    <div
-      className="upload-drop"
-      data-over={over || undefined}
-      onDragOver={(event) => {
-        event.preventDefault();
-        setOver(true);
-      }}
-      onDragLeave={() => setOver(false)}
-      onDrop={drop}
-    >
+    <div className="upload-drop" data-over={over || undefined}>
       <p className="upload-drop-words">Drop pictures here, or paste them</p>
       <div className="row">
         <Button kind="primary" onClick={() => files.current?.click()}>
@@ -111,6 +96,34 @@ function DropPlace({ model }: { model: string }) {
       />
     </div>
   );
+}
+
+/** Anywhere in the window: a file dropped beside the place would make the browser leave the page. True while one is over it. */
+function useDrop(model: string): boolean {
+  const [over, setOver] = useState(false);
+  useEffect(() => {
+    const dragged = (event: DragEvent) => {
+      event.preventDefault();
+      setOver(true);
+    };
+    const left = (event: DragEvent) => {
+      if (event.relatedTarget === null) setOver(false);
+    };
+    const dropped = (event: DragEvent) => {
+      event.preventDefault();
+      setOver(false);
+      tray.put(event.dataTransfer?.files ?? [], model);
+    };
+    addEventListener("dragover", dragged);
+    addEventListener("dragleave", left);
+    addEventListener("drop", dropped);
+    return () => {
+      removeEventListener("dragover", dragged);
+      removeEventListener("dragleave", left);
+      removeEventListener("drop", dropped);
+    };
+  }, [model]);
+  return over;
 }
 
 function usePaste(model: string): void {
