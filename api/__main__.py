@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from api.app import create_app
-from core import web
+from core import start, web
 from core.settings import settings
 
 
 def main() -> None:
+    start.begin("gateway")
     web.serve(create_app(), settings().api_port, "gateway")
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import select
 
-from api import corrections, links, models, predictions, runs
+from api import corrections, links, models, monitoring, predictions, runs
 from api.actors import Actors
 from api.batching import Batcher
 from api.catalogue import Catalogue
@@ -37,8 +37,9 @@ def create_app() -> FastAPI:
         "Images in, answers out, corrections kept. Errors have one shape, see any 4xx below; times are UTC.",
         lifespan=_lifespan,
     )
-    for router in (predictions.router, corrections.router, models.router, runs.router, links.router, health):
-        app.include_router(router)
+    for part in (predictions, corrections, models, runs, links, monitoring):
+        app.include_router(part.router)
+    app.include_router(health)
     return app
 
 

@@ -89,13 +89,14 @@ async def save_image(
         request_sha256=inbox.digest(model.name, data, body.label, body.prediction_id, body.source),
     )
     kept = await anyio.to_thread.run_sync(inbox.keep, statement, settings().data_dir)
+    telemetry.bind(correction_id=str(kept.correction.id))
     response = JSONResponse(_answer(kept.correction), status_code=201)
     if "set-cookie" in cookie.headers:
         response.headers["Set-Cookie"] = cookie.headers["set-cookie"]
     if kept.replayed:
         response.headers["Idempotent-Replay"] = "true"
     else:
-        log.info("correction kept", correction=str(kept.correction.id), model=model.name)
+        log.info("correction kept", model=model.name)
         _count(the, kept)
     return response
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from api.gateway import Gateway, gateway
 from api.models import requester
 from api.schemas import RunAccepted, RunAnswer, RunRequest, RunsPage, Text, errors
+from core import telemetry
 from core.settings import settings
 from pipeline import runs
 
@@ -16,6 +17,8 @@ router = APIRouter(tags=["runs"])
 The = Annotated[Gateway, Depends(gateway)]
 RunId = Annotated[int, Path(ge=1, lt=2**63)]
 MOST_LISTED = 500
+
+log = telemetry.get_logger("runs")
 
 
 @router.post(
@@ -30,6 +33,7 @@ def request_run(request: Request, the: The, body: RunRequest | None = None) -> d
     wanted = body or RunRequest()
     model = the.catalogue.find(wanted.model or settings().default_model)
     run_id = runs.request_run(model.name, requested_by=requester(request, the), force=wanted.force)
+    log.info("run asked for", run_id=run_id, model=model.name)
     return {"run_id": run_id}
 
 

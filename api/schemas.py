@@ -563,6 +563,65 @@ class ErrorBody(_Answer):
     field: str | None = None
 
 
+class GpuAnswer(_Answer):
+    index: int
+    uuid: str
+    name: str
+    utilisation: float | None = Field(description="Share of the last moment it computed, 0..1.")
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_celsius: int | None
+
+
+class GpusAnswer(_Answer):
+    model_config = _example({"gpus": [], "reason": "no NVIDIA driver on this machine"})
+
+    gpus: list[GpuAnswer]
+    reason: str | None = Field(description="Why there are none.")
+
+
+class ContainerAnswer(_Answer):
+    name: str
+    service: str | None = Field(description="Its name in docker-compose.yml.")
+    image: str
+    state: str = Field(description="created, running, paused, restarting, exited, dead …, as Docker says.")
+    health: str | None = Field(description="starting, healthy or unhealthy; null without a health check.")
+    exit_code: int | None = Field(description="null while it runs.")
+    out_of_memory: bool = Field(description="The kernel ended it.")
+    restarts: int
+    started_at: datetime | None
+    cpu_cores: float | None = Field(description="How many cores it keeps busy; null while it does not run.")
+    memory_used_bytes: int | None
+    memory_limit_bytes: int | None
+
+
+class ContainersAnswer(_Answer):
+    model_config = _example(
+        {
+            "measured_at": "2026-03-01T12:00:00Z",
+            "containers": [
+                {
+                    "name": "emend-gateway-1",
+                    "service": "gateway",
+                    "image": "emend/gateway:dev",
+                    "state": "running",
+                    "health": "healthy",
+                    "exit_code": None,
+                    "out_of_memory": False,
+                    "restarts": 0,
+                    "started_at": "2026-03-01T11:58:03Z",
+                    "cpu_cores": 0.03,
+                    "memory_used_bytes": 181403648,
+                    "memory_limit_bytes": 1073741824,
+                }
+            ],
+        }
+    )
+
+    measured_at: datetime
+    containers: list[ContainerAnswer]
+
+
 class ErrorAnswer(BaseModel):
     model_config = ConfigDict(
         extra="allow",

@@ -36,6 +36,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     create_engine,
+    event,
     func,
     text,
 )
@@ -49,6 +50,9 @@ from sqlalchemy.pool import NullPool
 from core.errors import Unavailable
 from core.pool import MeasuredPool
 from core.settings import settings
+
+SCHEMA = "0005"  # the newest of migrations/versions, which not every image has; a test compares
+OLDEST_SERVER = 14  # PostgreSQL's
 
 EVENTS_CHANNEL = "emend_events"  # NOTIFY only wakes; rows say what happened
 QUEUE_CHANNEL = "emend_queue"
@@ -402,6 +406,12 @@ class LedgerEntry(Base):
     closed_at: Mapped[datetime | None]
 
 
+class SchemaMismatch(Unavailable):
+    """The database's tables are an older or a newer Emend's."""
+
+    code = "schema_mismatch"
+
+
 _CONNECT_ARGS = {
     "connect_timeout": 3,
     "application_name": "emend",
@@ -419,6 +429,7 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
         max_overflow=pool_size,
         pool_timeout=5,
         pool_pre_ping=True,
+        hide_parameters=True,  # else an error's text, and so the log, holds pictures and labels
         connect_args=_CONNECT_ARGS,
     )
 
@@ -429,9 +440,55 @@ def dedicated_connection() -> Connection:
     return alone.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
+_ASK_WHETHER_MIGRATED = "select to_regclass('alembic_version') is not null"
+_ASK_SCHEMA = "select version_num from alembic_version"
+
+
 @lru_cache(maxsize=1)
 def engine() -> Engine:
-    return make_engine(settings().database_url)
+    """Its first connection looks whose tables these are. A migration later on is for the next start."""
+    made = make_engine(settings().database_url)
+    known: list[bool] = []
+
+    @event.listens_for(made, "connect")
+    def check(connection: Any, _record: Any) -> None:
+        if not known:
+            with connection.cursor() as cursor:
+                cursor.execute(_ASK_WHETHER_MIGRATED)
+                migrated = cursor.fetchone()[0]
+                if migrated:
+                    cursor.execute(_ASK_SCHEMA)
+                found = cursor.fetchone() if migrated else None
+            connection.rollback()
+            check_schema(found[0] if found else None)
+            known.append(True)
+
+    return made
+
+
+def schema_of(url: str) -> str | None:
+    """The newest migration that a database has had; None without any."""
+    with create_engine(url, poolclass=NullPool, connect_args=_CONNECT_ARGS).connect() as connection:
+        if not connection.scalar(text(_ASK_WHETHER_MIGRATED)):
+            return None
+        found: str | None = connection.scalar(text(_ASK_SCHEMA))
+        return found
+
+
+def check_schema(found: str | None) -> None:
+    """found: what `alembic_version` says; None without. Raises SchemaMismatch that says what to do."""
+    if found is None:
+        raise SchemaMismatch("the database has no tables of Emend yet; `emend prepare` makes them")
+    if found < SCHEMA:
+        raise SchemaMismatch(
+            f"the database's schema is {found}, of an older Emend; this one needs {SCHEMA}. Back up, then `emend "
+            "prepare` brings it up to date"
+        )
+    if found > SCHEMA:
+        raise SchemaMismatch(
+            f"the database's schema is {found}, of a newer Emend; this one knows {SCHEMA}. Start the newer Emend, or "
+            "restore the backup made before the upgrade: there is no way back"
+        )
 
 
 @contextmanager
@@ -449,9 +506,16 @@ def session() -> Iterator[Session]:
 
 
 def migrate(url: str) -> None:
-    """Brings the schema to the newest revision. Safe to run by several processes: a lock orders them."""
+    """Brings the schema to the newest revision. Safe to run by several processes: a lock orders them.
+
+    Raises SchemaMismatch when it is a newer Emend's.
+    """
     from alembic import command
     from alembic.config import Config
+
+    found = schema_of(url)
+    if found is not None and found > SCHEMA:
+        check_schema(found)
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))

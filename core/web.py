@@ -63,12 +63,11 @@ def application(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its script from elsewhere; see core/docs_page.py
         redoc_url=None,
-        dependencies=[Depends(_only_known_query)],
+        dependencies=[Depends(_bind_ids), Depends(_only_known_query)],
         exception_handlers={
             EmendError: _emend_error,
             RequestValidationError: _validation_error,
             HTTPException: _http_error,
-            Exception: _unexpected_error,
         },
     )
     app.add_middleware(Observed, service=service)
@@ -82,6 +81,13 @@ def application(
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+# async: what is bound in a thread is lost with it.
+async def _bind_ids(request: Request) -> None:
+    """The run or correction of the address, on every line of the request."""
+    given = {name: str(value) for name, value in request.path_params.items() if name in telemetry.IDS}
+    telemetry.bind(**{name: value for name, value in given.items() if _SANE_REQUEST_ID.fullmatch(value)})
 
 
 # async: it must not take one of the threads that wait for a database.
@@ -197,13 +203,13 @@ class Observed:
         structlog.contextvars.clear_contextvars()
         telemetry.bind(request_id=request_id)
         started = time.perf_counter()
-        status = 500
+        status, answering = 500, False
         body = _Body(receive, settings().max_body_bytes, self)
 
         async def observed_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answering
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answering = message["status"], True
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
@@ -219,6 +225,12 @@ class Observed:
                 await _answer(body.too_large())(scope, receive, observed_send)
             else:
                 await self.app(scope, body.receive, observed_send)
+        except Exception as exc:
+            if answering:  # half an answer cannot be mended: uvicorn logs it and breaks off
+                raise
+            _log.error("unexpected error", exc_info=exc)
+            said = f"something went wrong here; the log has it under request id {request_id}"
+            await _answer(EmendError(said))(scope, receive, observed_send)
         finally:
             self.count(-body.seen_bytes)
             seconds = time.perf_counter() - started
@@ -354,9 +366,3 @@ async def _http_error(_request: Request, exc: Exception) -> JSONResponse:
         return _answer(NotFound("there is nothing at this address; see /docs"))
     body = {"error": {"code": f"http_{exc.status_code}", "message": str(exc.detail)[:300]}}
     return JSONResponse(body, status_code=exc.status_code, headers=dict(exc.headers or {}))
-
-
-async def _unexpected_error(request: Request, exc: Exception) -> JSONResponse:
-    request_id = request.scope.get("state", {}).get("request_id", "unknown")
-    _log.error("unexpected error", exc_info=exc)
-    return _answer(EmendError(f"something went wrong here; the log has it under request id {request_id}"))

@@ -122,7 +122,7 @@ def bring_back(db: Session, gone: Sequence[Correction], data_dir: Path) -> None:
             continue
         picture = pictures.stored(stood, data_dir)
         if picture is None:
-            log.warning("picture gone, so it cannot wait again", correction=str(row.id), model=row.model)
+            log.warning("picture gone, so it cannot wait again", correction_id=str(row.id), model=row.model)
             continue
         pictures.send(row.model, row.image_sha256, picture, None)
         if pictures.waits_on_disk(data_dir, row.model):

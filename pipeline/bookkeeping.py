@@ -88,7 +88,7 @@ def aliases_after_stop(run_id: int, model: str) -> Aliases | None:
         with Registry(settings().mlflow_tracking_uri) as registry:
             return aliases_of(registry, model)
     except RegistryError as exc:
-        _log.warning("the promotion stays open in the ledger", run=run_id, reason=exc.message)
+        _log.warning("the promotion stays open in the ledger", run_id=run_id, reason=exc.message)
         return None
 
 
@@ -197,7 +197,7 @@ def _adopt_dataset(db: Session, model: str, home: Path) -> None:
     dataset_version = workspace.latest_dataset_version(home)
     _versioned(db, unrecorded, manifest, {**results, "version": {"dataset_version": dataset_version}})
     db.flush()
-    _log.warning("adopted a dataset version that was not recorded", dataset=dataset_version, run=run_id)
+    _log.warning("adopted a dataset version that was not recorded", dataset=dataset_version, run_id=run_id)
 
 
 def with_correction(model: str, sha256s: Sequence[str]) -> set[str]:

@@ -98,6 +98,7 @@ class Execution:
         self._folder = self._home / "runs" / str(run_id)
         self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
         self._results: dict[str, Any] = {}
+        self._request_id: str | None = None
         self._curve = Curve(self._folder / "metrics.jsonl")
 
     def cancel(self) -> None:
@@ -107,29 +108,30 @@ class Execution:
         """Runs every stage that has not succeeded yet, and records how the run ended."""
         started = time.monotonic()
         try:
-            request_id = self._transaction(lambda _, run: run.request_id)
-            if request_id is not None:  # on every log line of this run
-                telemetry.bind(request_id=request_id)
+            telemetry.bind(run_id=self._run_id)  # on every log line of this run, as who asked for it
+            self._request_id = self._transaction(lambda _, run: run.request_id)
+            if self._request_id is not None:
+                telemetry.bind(request_id=self._request_id)
             self._folder.mkdir(parents=True, exist_ok=True)
             status, message = self._stages()
         except Stopped as stop:
             status, message = stop.status, stop.message
         except LostRun:
-            _log.warning("run was taken over; leaving it", run=self._run_id)
+            _log.warning("run was taken over; leaving it")
             return
         except Unavailable:
             raise  # shut down while the database is away: nothing can be recorded
         except EmendError as exc:
             status, message = RunStatus.failed, exc.message
         except Exception as exc:  # noqa: BLE001 - the thread's edge: a run must not stay `running` whatever happened
-            _log.exception("run failed unexpectedly", run=self._run_id)
+            _log.exception("run failed unexpectedly")
             status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
         aliases = self._patiently(lambda: bookkeeping.aliases_after_stop(self._run_id, self._model))
         self._transaction(lambda db, run: self._end(db, run, status, message, aliases))
         self._finish_mlflow(status)
         RUNS.labels(self._model, status).inc()
         RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
-        _log.info("run ended", run=self._run_id, model=self._model, status=status, message=message)
+        _log.info("run ended", model=self._model, status=status, message=message)
 
     def _stages(self) -> tuple[RunStatus, str]:
         done = self._transaction(self._succeeded_stages)
@@ -155,7 +157,7 @@ class Execution:
         process = warm.take(name)
         started, started_at = time.monotonic(), time.time()
         try:
-            process.go(self._attempt)
+            process.go(self._attempt, self._request_id)
             self._watch(process, name)
             result = read_json(self._folder / f"{name}.json")
         finally:
@@ -294,7 +296,7 @@ class Execution:
                 if self._shutdown.is_set():
                     raise
                 reason = exc.message
-            _log.warning("waiting", run=self._run_id, reason=reason)
+            _log.warning("waiting", reason=reason)
             self._shutdown.wait(delay_seconds)
             delay_seconds = min(5.0, delay_seconds * 2)
 
@@ -346,7 +348,7 @@ class Execution:
                 name, tags = f"run-{self._run_id}", {"emend.run": str(self._run_id)}
                 mlflow_run = registry.create_run(experiment, name, tags)
         except RegistryError as exc:
-            _log.warning("training's curve will not be in MLflow", run=self._run_id, reason=exc.message)
+            _log.warning("training's curve will not be in MLflow", reason=exc.message)
             return
 
         def keep(_: Session, run: Run) -> None:
@@ -378,7 +380,7 @@ class Execution:
             with Registry(settings().mlflow_tracking_uri, timeout_seconds=3) as registry:
                 registry.log_batch(mlflow_run, metrics=metrics)
         except RegistryError as exc:
-            _log.warning("epoch figures did not reach MLflow", run=self._run_id, reason=exc.message)
+            _log.warning("epoch figures did not reach MLflow", reason=exc.message)
 
     def _finish_mlflow(self, status: RunStatus) -> None:
         with session() as db:
@@ -389,7 +391,7 @@ class Execution:
             with Registry(settings().mlflow_tracking_uri) as registry:
                 registry.finish_run(mlflow_run, _MLFLOW_STATUS[status])
         except RegistryError as exc:
-            _log.warning("MLflow shows the run as running", run=self._run_id, reason=exc.message)
+            _log.warning("MLflow shows the run as running", reason=exc.message)
 
 
 class Curve:

@@ -25,7 +25,7 @@ from prometheus_client import Gauge, start_http_server
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from core import objects, telemetry
+from core import objects, start, telemetry
 from core.database import (
     ACTIVE_RUN,
     QUEUE_CHANNEL,
@@ -163,7 +163,7 @@ class Orchestrator:
                     )
                 record(db, run, None, RunStatus.interrupted, message)
                 RUNS.labels(run.model, run.status).inc()
-                _log.warning("orphaned run marked interrupted", run=run_id)
+                _log.warning("orphaned run marked interrupted", run_id=run_id)
                 return None
             if run.status is not RunStatus.queued:
                 return None
@@ -262,8 +262,9 @@ def main() -> None:
     parser.add_argument(
         "--first-start", action="store_true", help="while no version is live, make the starter model"
     )
-    telemetry.configure("orchestrator")
-    if parser.parse_args().first_start:
+    arguments = parser.parse_args()
+    start.begin("orchestrator")
+    if arguments.first_start:
         threading.Thread(target=_first_start, name="first-start", daemon=True).start()
     orchestrator = Orchestrator()
     signal.signal(signal.SIGTERM, orchestrator.stop)

@@ -26,6 +26,7 @@ class StageProcess:
     def __init__(self, stage: str, home: Path, run: int, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.stage = stage
+        self._run = run
         self.log = log
         with log.open("ab") as output:
             self._log_start = output.tell()
@@ -42,11 +43,13 @@ class StageProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def go(self, attempt: int) -> None:
-        """Lets a warm stage work."""
+    def go(self, attempt: int, request_id: str | None = None) -> None:
+        """Lets a warm stage work. request_id: of the HTTP request that asked for its run."""
+        asked = f", request {request_id}" if request_id is not None else ""
         with self.log.open("ab") as output:
             now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-            output.write(f"{_HEADING}{self.stage}, attempt {attempt}, {now}\n".encode())
+            line = f"{_HEADING}{self.stage}, attempt {attempt}, {now}, run {self._run}{asked}\n"
+            output.write(line.encode())
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died while warming up: its exit code says so
             self._process.stdin.write(b"go\n")

@@ -145,5 +145,5 @@ def _waiting(db: Session, model: str) -> int:
 def _queue(db: Session, model: str, trigger: Trigger, why: str) -> int:
     """In the transaction that claims the firing."""
     run_id = runs.queue(db, model, trigger=trigger, requested_by=why)
-    _log.info("run queued", model=model, run=run_id, trigger=trigger, reason=why)
+    _log.info("run queued", model=model, run_id=run_id, trigger=trigger, reason=why)
     return run_id

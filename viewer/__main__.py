@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from core import web
+from core import start, web
 from core.settings import settings
 from viewer.app import create_app
 
 
 def main() -> None:
+    start.begin("viewer")
     web.serve(create_app(), settings().viewer_port, "viewer")
 
 

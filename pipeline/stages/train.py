@@ -41,8 +41,9 @@ def warm_up() -> None:
 def work(stage: StageRun) -> Result:
     """Trains the challenger on dataset/ (splits train and validation), from base/ when there is a champion."""
     warm_up()
+    from core.gpu import Sampler
     from pipeline.training.export import export
-    from pipeline.training.loop import best_device, train
+    from pipeline.training.loop import best_device, gpu_uuid, train
 
     started = time.monotonic()
     params, spec = stage.params.train, stage.params.input.spec
@@ -58,16 +59,17 @@ def work(stage: StageRun) -> Result:
     )
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
     checkpoint = None if stage.run is None else stage.folder / "checkpoints" / "last.safetensors"
-    network = train(
-        data,
-        params,
-        schedule,
-        len(outputs),
-        base=base,
-        checkpoint=checkpoint,
-        report=curve.add,
-        device=device,
-    )
+    with Sampler(gpu_uuid(device)) as gpu:
+        network = train(
+            data,
+            params,
+            schedule,
+            len(outputs),
+            base=base,
+            checkpoint=checkpoint,
+            report=lambda figures: curve.add(figures | gpu.take()),
+            device=device,
+        )
     building = stage.home / "runs" / ".model"  # runs/ is in no version control, and on the same disk
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -86,6 +88,11 @@ def work(stage: StageRun) -> Result:
             "epochs": schedule.epochs,
             "seconds": seconds,
             "device": device.type,
+            **{
+                name: curve.last[name]
+                for name in ("gpu_utilisation", "gpu_memory_bytes")
+                if name in curve.last
+            },
         },
         data={
             "outputs": [{"id": category.id, "name": category.name} for category in outputs],

@@ -73,6 +73,11 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """Of an NVIDIA GPU, as its driver has it; None for another device."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
 def train(
     data: TrainingData,
     params: TrainParams,
