@@ -38,11 +38,13 @@ LENIENT_GATE = {
     "category_alpha": 1e-6,
     "new_category_recall_floor": 0.0,
 }
+BRIEF_TRAINING = {"warm_epochs": 1, "min_steps": 20}
 EDIT_PARAMS = f"""
 import pathlib, yaml
 path = pathlib.Path("/data/doodles/params.yaml")
 params = yaml.safe_load(path.read_text())
 params["gate"] |= {LENIENT_GATE!r}
+params["train"] |= {BRIEF_TRAINING!r}
 path.write_text(yaml.safe_dump(params))
 """
 
