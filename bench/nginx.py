@@ -9,8 +9,8 @@ ratio is taken within a round, and the median of the rounds is what counts. The 
 is counted too: it depends less on what else the machine does. Many short rounds, so that a round's two halves meet much
 the same machine. Prints a line a round, and one JSON object last.
 
-Everything on the same 2 cores, with so many others at work on them (load 19 to 22) that the throughput says little: it has
-to be measured again on a quiet machine before it can be said whether it stays under 5 %. x86-64, Python 3.11.7,
+Everything on the same 2 cores, with so many others at work on them (load 19 to 22) that the throughput says little: it
+has to be measured again on a quiet machine before it can be said whether it stays under 5 %. x86-64, Python 3.11.7,
 uvicorn 0.54; 41 rounds of 1 s each; ratios are nginx by gateway:
 
                                               throughput    processor time    of nginx alone
