@@ -42,6 +42,7 @@ _SETTINGS_AT_FAULT = {
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's by more than 15 minutes; set it",
     "AccessDenied": "the key may not do that; give it the right to read, write, list and delete there",
+    "NoSuchBucket": "the bucket is not there; `emend storage` makes it",
     "InvalidBucketName": "the bucket's name in STORAGE_URL is not one that S3 takes",
 }
 
@@ -166,8 +167,10 @@ class Objects:
         url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
         return url
 
-    def prepare(self) -> bool:
+    def prepare(self, *, make: bool = True) -> bool:
         """Makes the bucket if it is not there, and tries whether it can be written. True when it was made.
+
+        make: False to be told of a missing bucket instead.
 
         Raises ConfigurationError when a setting is at fault, StoreUnavailable when nobody answers.
         """
@@ -179,7 +182,7 @@ class Objects:
             try:
                 client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)  # unlike a HEAD, it says why not
             except ClientError as exc:
-                if exc.response["Error"]["Code"] != "NoSuchBucket":
+                if not make or exc.response["Error"]["Code"] != "NoSuchBucket":
                     raise
                 client.create_bucket(Bucket=self.bucket)
                 made = True

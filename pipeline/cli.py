@@ -313,6 +313,24 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this deployment: one line a check, and what to do. Exits 1 when something is wrong."""
+    from pipeline import doctor as examining
+
+    checks = examining.examine()
+    if as_json:
+        _print_json({"well": not examining.is_wrong(checks), "checks": [each.as_json() for each in checks]})
+    else:
+        colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
+        for check in checks:
+            state = f"[{colours[check.state]}]{check.state:<7}[/]"
+            advice = f" [bold]→ {escape(check.advice)}[/bold]" if check.advice else ""
+            out.print(f"{state} {escape(check.name)}: {escape(check.said)}{advice}", soft_wrap=True)
+    if examining.is_wrong(checks):
+        raise typer.Exit(1)
+
+
 @imports.command("quickdraw")
 def import_quickdraw(
     directory: Annotated[

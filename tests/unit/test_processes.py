@@ -68,11 +68,13 @@ def test_a_stage_works_when_it_is_told_to_and_says_how_it_went(home: Path, log: 
     result = home / "runs" / "1" / "ingest.json"
     assert process.wait(0.5) is None
     assert not result.exists()
-    process.go(1)
+    process.go(1, "019a1c7e-5f0a")
     assert process.wait(SECONDS) == 0
     assert process.end() == 0
     assert result.exists()
-    assert "--- ingest, attempt 1, " in log.read_text()
+    heading = next(line for line in log.read_text().splitlines() if line.startswith("--- "))
+    assert heading.startswith("--- ingest, attempt 1, ")
+    assert heading.endswith(" UTC, run 1, request 019a1c7e-5f0a")
 
 
 def test_what_a_stage_said_last_is_of_its_own_attempt(home: Path, log: Path) -> None:
