@@ -75,7 +75,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One backup. databases: the files of each dump; their mode and time say nothing.
+    """One backup. postgresql, pg_dump: major versions of the server and of what read it. databases: the files of each
+    dump; their mode and time say nothing.
 
     folders: empty ones, which git needs. missing_pictures: of corrections that wait and whose picture was nowhere.
     """
@@ -85,6 +86,7 @@ class Manifest:
     emend: str
     schema: str
     postgresql: int
+    pg_dump: int
     databases: dict[str, list[Entry]]
     files: list[Entry]
     folders: list[str]
@@ -238,8 +240,8 @@ def back_up(
     work = place.root / ".work" if isinstance(place, Folder) else data_dir / ".backup"
     if isinstance(place, Folder) and place.root.resolve().is_relative_to(data_dir.resolve()):
         raise ConfigurationError(f"{place.where} is inside the data folder {data_dir}; choose another place")
-    for url in urls.values():
-        dump.tool("pg_dump", dump.server_major(url))
+    servers = [dump.server_major(url) for url in urls.values()]
+    pg_dump = max(dump.tool("pg_dump", server).major for server in servers)
     with _alone(urls["emend"]), room_needed("this backup"):
         shutil.rmtree(work, ignore_errors=True)  # of a backup that was killed
         work.mkdir(parents=True)
@@ -270,7 +272,8 @@ def back_up(
                 created_at=created_at.isoformat(),
                 emend=__version__,
                 schema=schema,
-                postgresql=dump.server_major(urls["emend"]),
+                postgresql=max(servers),
+                pg_dump=pg_dump,
                 databases=dumped,
                 files=sorted([*files, *found], key=lambda entry: entry.name),
                 folders=folders,
@@ -286,9 +289,13 @@ def back_up(
 
 @contextmanager
 def room_needed(what: str) -> Iterator[None]:
-    """A full disk as DiskFull."""
+    """A full disk as DiskFull, and what may not be read or written as ConfigurationError."""
     try:
         yield
+    except PermissionError as exc:
+        raise ConfigurationError(
+            f"{exc.filename} may not be read or written: do it as the user that runs Emend"
+        ) from exc
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -279,8 +279,10 @@ def restore(
         aside = restoring.restore(place, planned, say=_say, progress=lambda done, _: progress(done))
     if aside is not None:
         _say(f"what was there before is in {aside}; remove it when all is well")
+    same = data_dir == chosen.data_dir.absolute()
+    told = "`emend up`" if same else f"`emend up` with EMEND_DATA_DIR={escape(str(data_dir))}"
     out.print(
-        f"restored backup {planned.manifest.id} into {escape(str(data_dir))}; `emend up` goes on from there",
+        f"restored backup {planned.manifest.id} into {escape(str(data_dir))}; {told} goes on from there",
         soft_wrap=True,
     )
 

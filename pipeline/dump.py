@@ -2,7 +2,7 @@
 
     with snapshot(url) as (connection, name):       # of one moment, whatever is written meanwhile
         dump(url, folder, name)
-    restore(other_url, folder)
+    restore(other_url, folder, pg_dump=16)
 
 A dump is a folder with a file a table. An unchanged table, so every past day's predictions, gives the same bytes again.
 """
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
@@ -72,6 +73,12 @@ def snapshot(url: str, hold: str | None = None) -> Iterator[tuple[Connection, st
         yield connection, str(connection.scalar(text("select pg_export_snapshot()")))
 
 
+@dataclass(frozen=True)
+class Tool:
+    path: Path
+    major: int
+
+
 def dump(url: str, folder: Path, snapshot_name: str) -> None:
     """folder: must not be there. Raises DumpFailed; ConfigurationError without a pg_dump that is new enough."""
     program = tool("pg_dump", server_major(url))
@@ -80,9 +87,12 @@ def dump(url: str, folder: Path, snapshot_name: str) -> None:
     )
 
 
-def restore(url: str, folder: Path) -> None:
-    """Into an empty database, whole or not at all. Raises DumpFailed, ConfigurationError."""
-    program = tool("pg_restore", server_major(url))
+def restore(url: str, folder: Path, pg_dump: int) -> None:
+    """Into an empty database, whole or not at all. pg_dump: the major version that made it.
+
+    Raises DumpFailed, ConfigurationError.
+    """
+    program = tool("pg_restore", max(server_major(url), pg_dump))
     _run(
         program, url, "--format=directory", "--exit-on-error", "--single-transaction", "--no-owner",
         "--no-privileges", str(folder),
@@ -94,8 +104,8 @@ def server_major(url: str) -> int:
         return int(connection.scalar(text("select current_setting('server_version_num')::int / 10000")) or 0)
 
 
-def tool(name: str, server: int) -> Path:
-    """The program of PostgreSQL, at least as new as a server of that major version, and no newer than need be.
+def tool(name: str, least: int) -> Tool:
+    """The program of PostgreSQL, at least of that major version, and no newer than need be.
 
     On PATH, or of the PostgreSQL that Emend brings. Raises ConfigurationError that says what is missing.
     """
@@ -104,15 +114,15 @@ def tool(name: str, server: int) -> Path:
         major = None if path is None else _major(Path(path))
         if path is not None and major is not None:
             found[major] = Path(path)
-    enough = [major for major in found if major >= server]
+    enough = [major for major in found if major >= least]
     if not enough:
         have = ", ".join(map(str, sorted(found))) or "none"
         raise ConfigurationError(
-            f"the database server is PostgreSQL {server}, and {name} must be at least as new; found: {have}. Install "
-            f"PostgreSQL's client programs of version {server} (Debian: postgresql-client-{server}) so that {name} is "
+            f"{name} must be at least of PostgreSQL {least}, as the server or the backup is; found: {have}. Install "
+            f"PostgreSQL's client programs of version {least} (Debian: postgresql-client-{least}) so that {name} is "
             "on PATH"
         )
-    return found[min(enough)]
+    return Tool(found[min(enough)], min(enough))
 
 
 def _embedded(name: str) -> list[Path]:
@@ -133,7 +143,7 @@ def _major(program: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def _run(program: Path, url: str, *arguments: str) -> None:
+def _run(program: Tool, url: str, *arguments: str) -> None:
     """The password goes by the environment: whoever lists processes sees their arguments."""
     parsed = engine_of(url).url
     parts = {**parsed.translate_connect_args(username="user", database="dbname"), **parsed.query}
@@ -144,7 +154,7 @@ def _run(program: Path, url: str, *arguments: str) -> None:
     if password is not None:
         environment["PGPASSWORD"] = str(password)
     done = subprocess.run(
-        [program, *arguments, f"--dbname={address}"],
+        [program.path, *arguments, f"--dbname={address}"],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -154,4 +164,4 @@ def _run(program: Path, url: str, *arguments: str) -> None:
     )
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[-600:]
-        raise DumpFailed(f"{program.name} failed on the database {parsed.database}: {said}")
+        raise DumpFailed(f"{program.path.name} failed on the database {parsed.database}: {said}")

@@ -64,8 +64,7 @@ def plan(place: Place, backup_id: str | None, data_dir: Path, urls: Mapping[str,
         in_the_way.append(f"the data folder {data_dir}")
     for name in manifest.databases:
         if name in urls:
-            major = dump.server_major(urls[name])
-            dump.tool("pg_restore", max(major, manifest.postgresql))
+            _check_server(manifest, dump.server_major(urls[name]))
             if not _is_empty(urls[name]):
                 in_the_way.append(f"the database {dump.engine_of(urls[name]).url.database}")
     return Plan(manifest, data_dir, {n: u for n, u in urls.items() if n in manifest.databases}, in_the_way)
@@ -132,9 +131,9 @@ def restore(
             if planned.urls:
                 for name, url in planned.urls.items():
                     _empty(url)
-                    dump.restore(url, dumps[name])
+                    dump.restore(url, dumps[name], manifest.pg_dump)
             else:
-                _fill_embedded(restored, dumps)
+                _fill_embedded(manifest, restored, dumps)
             _fill_store(manifest, restored, say)
             aside = _put_in_place(restored, data_dir)
         finally:
@@ -190,12 +189,23 @@ def _lay_out(entries: list[Entry], contents: Path, target: Path, uses: Counter[s
         path.chmod(entry.mode)
 
 
-def _fill_embedded(restored: Path, dumps: Mapping[str, Path]) -> None:
+def _check_server(manifest: Manifest, major: int) -> None:
+    """A dump uses what its own server knew."""
+    if major < manifest.postgresql:
+        raise BackupError(
+            f"backup {manifest.id} was made of PostgreSQL {manifest.postgresql}, and the server here is {major}: "
+            f"restore into PostgreSQL {manifest.postgresql} or newer. Nothing was changed"
+        )
+    dump.tool("pg_restore", max(major, manifest.pg_dump))
+
+
+def _fill_embedded(manifest: Manifest, restored: Path, dumps: Mapping[str, Path]) -> None:
     """The server is made where the files lie, and moved with them when it is stopped."""
     server = Postgres(restored)
     try:
         for name, folder in dumps.items():
-            dump.restore(server.address(name), folder)
+            _check_server(manifest, dump.server_major(server.address(name)))
+            dump.restore(server.address(name), folder, manifest.pg_dump)
     finally:
         server.stop()
 

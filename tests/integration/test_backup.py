@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, make_url, pool, text
@@ -238,13 +239,28 @@ def test_what_is_replaced_by_force_is_kept_aside(
     assert rows(empty_urls["emend"], "select label from corrections") == [("cat",)]
 
 
-def test_a_schema_of_a_newer_emend_is_refused(data_dir: Path, urls: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"schema": "9999"}, r"schema 9999 .* is newer"),
+        ({"postgresql": 99}, r"PostgreSQL 99, and the server here is \d+"),
+        ({"format": 99}, r"in another format than this Emend"),
+    ],
+)
+def test_what_is_newer_than_this_emend_is_refused(
+    data_dir: Path,
+    urls: dict[str, str],
+    empty_urls: dict[str, str],
+    tmp_path: Path,
+    changed: dict[str, Any],
+    said: str,
+) -> None:
     made_in(tmp_path / "backups", data_dir, urls)
     told = next((tmp_path / "backups" / "backups").iterdir())
-    body = json.loads(told.read_text())["backup"] | {"schema": "9999"}
+    body = json.loads(told.read_text())["backup"] | changed
     told.write_text(json.dumps({"sha256": backup.digest_of(body), "backup": body}))
-    with pytest.raises(BackupError, match=r"schema 9999 .* is newer"):
-        restored(tmp_path / "backups", tmp_path / "again", {})
+    with pytest.raises(BackupError, match=said):
+        restored(tmp_path / "backups", tmp_path / "again", empty_urls)
 
 
 def test_two_at_once_are_refused(data_dir: Path, urls: dict[str, str], tmp_path: Path) -> None:
@@ -283,7 +299,7 @@ def test_mlflows_database_elsewhere_has_to_be_told(data_dir: Path) -> None:
 
 def test_a_pg_dump_that_is_too_old_is_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"PostgreSQL 99, and pg_dump must be at least as new; found: .*16"
+        ConfigurationError, match=r"pg_dump must be at least of PostgreSQL 99, .*; found: .*16"
     ):
         dump.tool("pg_dump", 99)
 
