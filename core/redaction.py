@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,11 @@ _SIGNATURE = re.compile(r"(?i)((?:X-Amz-)?(?:Signature|Credential|Security-Token
 _HIDDEN_FIELDS = re.compile(
     r"(?i)authorization|cookie|emend[-_]actor|password|passwd|secret|api[-_]?key|dsn$"
 )
+
+
+@lru_cache(maxsize=1_000)  # names are few, and the search is most of what a line costs
+def _is_hidden(name: str) -> bool:
+    return _HIDDEN_FIELDS.search(name) is not None
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Redaction:
 
     def of_field(self, name: str, value: Any) -> Any:
         """The value of a field of that name, and all below it, without what must not be told."""
-        if _HIDDEN_FIELDS.search(name):
+        if _is_hidden(name):
             return HIDDEN
         if isinstance(value, str):
             return self.of_text(value)

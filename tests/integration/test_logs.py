@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,15 +21,17 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, pool, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 import core.database
 from core import __version__
+from core.database import Run, RunStatus, Trigger
 from tests.support import tiny_model
-from tests.support.gateway import GatewayProcess, add_model, cache_version, environment
+from tests.support.gateway import ROOT, GatewayProcess, add_model, cache_version, environment
 from tests.support.model_server import ModelServer
 from tests.support.object_store import SECRET as STORE_SECRET
 from tests.support.object_store import object_store
-from tests.support.processes import free_port
+from tests.support.processes import free_port, stop_group
 from tests.support.sentry_server import KEY as SENTRY_KEY
 from tests.support.sentry_server import SentryServer, sentry
 
@@ -225,8 +230,6 @@ def test_an_unexpected_error_reaches_sentry_with_what_helps_and_nothing_more(
 
 def test_a_sentry_that_does_not_answer_holds_no_request_up(postgres: str, tmp_path: Path) -> None:
     """One refuses, another takes the connection and says nothing: each error is answered as fast as without."""
-    import socket
-
     with (
         new_database(postgres) as url,
         closing(socket.create_server(("127.0.0.1", 0), backlog=200)) as silent,
@@ -256,10 +259,6 @@ def test_a_sentry_that_does_not_answer_holds_no_request_up(postgres: str, tmp_pa
 
 
 def test_a_gateway_says_by_name_that_the_schema_is_another_emends(postgres: str, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from tests.support.gateway import ROOT
 
     with new_database(postgres) as url:
         engine = create_engine(url, poolclass=pool.NullPool)
@@ -285,3 +284,63 @@ def test_a_gateway_says_by_name_that_the_schema_is_another_emends(postgres: str,
             with engine.begin() as db:
                 db.execute(text("update alembic_version set version_num = :to"), {"to": revision})
             assert said in refused()["reason"]
+
+
+def test_a_gateway_whose_database_is_away_says_so_in_its_words_and_starts(tmp_path: Path) -> None:
+    url = f"postgresql://emend:{DATABASE_PASSWORD}@127.0.0.1:{free_port()}/emend"
+    with GatewayProcess(tmp_path, environment(url, tmp_path / "data", "http://127.0.0.1:9")) as gateway:
+        lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    (said,) = [line for line in lines if line["event"] == "the database cannot be used"]
+    assert "Connection refused" in said["reason"]
+    assert DATABASE_PASSWORD not in gateway.log.read_text()
+
+
+def test_every_line_about_a_run_has_its_id_and_its_requests(postgres: str, tmp_path: Path) -> None:
+    """The run fails at once: its model has no home."""
+    with new_database(postgres) as url:
+        core.database.migrate(url)
+        engine = create_engine(url, poolclass=pool.NullPool)
+        add_model(engine)
+        with Session(engine) as db:
+            asked = Run(
+                model="doodles",
+                trigger=Trigger.manual,
+                requested_by="test",
+                status=RunStatus.queued,
+                request_id="a-request",
+            )
+            db.add(asked)
+            db.commit()
+            run_id = asked.id
+        log, port = tmp_path / "orchestrator.log", free_port()
+        given = environment(
+            url,
+            tmp_path / "data",
+            "http://127.0.0.1:9",
+            EMEND_ORCHESTRATOR_PORT=str(port),
+            PYTHONPATH=str(ROOT),
+            LOG_LEVEL="debug",
+        )
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.orchestrator"],
+                env=given,
+                cwd=tmp_path,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + 60
+            while '"run ended"' not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)  # between two looks
+        finally:
+            stop_group(process)
+        engine.dispose()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    about = [line for line in lines if line["event"].startswith(("run ", "MLflow shows"))]
+    assert [line["event"] for line in about if line["event"] == "run ended"]
+    assert {(line["run_id"], line["request_id"]) for line in about} == {(run_id, "a-request")}
+    assert DATABASE_PASSWORD not in log.read_text()
