@@ -82,7 +82,9 @@ class Whole:
 
     @contextmanager
     def nginx(self, folder: Path, **changes: str) -> Iterator[Nginx]:
+        """Ready when it has asked for the names, a moment after its start."""
         with Nginx(folder, self.names, self.behind | changes) as nginx:
+            wait_until(lambda: httpx.get(f"{nginx.url}/pages.json").status_code == 200)
             yield nginx
 
 
@@ -846,8 +848,10 @@ def test_nginx_starts_before_those_behind_it_and_without_some(whole: Whole, tmp_
 
 
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Always a new file: nginx 1.27.2 and newer reads one again only if it is another, or of another second."""
     folder.mkdir(exist_ok=True)
     certificate, key = folder / "certificate", folder / "key"
+    new_certificate, new_key = folder / "certificate.new", folder / "key.new"
     command = [
         "openssl",
         "req",
@@ -859,8 +863,10 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
         "-nodes",
     ]
     command += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    command += ["-keyout", str(key), "-out", str(certificate)]
+    command += ["-keyout", str(new_key), "-out", str(new_certificate)]
     subprocess.run(command, check=True, capture_output=True)
+    new_certificate.replace(certificate)
+    new_key.replace(key)
     return certificate, key
 
 
