@@ -119,6 +119,9 @@ def configure(service: str) -> None:
     root.setLevel(chosen.log_level.upper())
     for noisy in QUIET_LIBRARIES:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(
+        logging.ERROR
+    )  # three lines for each error that an absent Sentry misses
     for own in ("uvicorn", "uvicorn.error"):
         logging.getLogger(own).handlers[:] = []
     logging.captureWarnings(True)
