@@ -4,6 +4,7 @@ import { Component, type ReactNode, StrictMode, useEffect, useRef } from "react"
 import { createRoot } from "react-dom/client";
 import { Router } from "wouter";
 import { useHashPath, useHashSearch } from "./address.ts";
+import { keepFocus } from "./focus.ts";
 import { useLiveState } from "./live.ts";
 import { makeQueryClient } from "./queries.ts";
 import "./styles/base.css";
@@ -11,6 +12,7 @@ import "./styles/base.css";
 export function start(app: ReactNode): void {
   const root = document.getElementById("root");
   if (root === null) throw new Error("the page has no #root");
+  keepFocus(root);
   createRoot(root).render(
     <StrictMode>
       <Broken>
