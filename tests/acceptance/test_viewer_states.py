@@ -492,7 +492,7 @@ def test_a_promotion_while_mlflow_is_away_says_so_and_does_nothing_by_half(
     found = shots(page, "ask-promote", full_page=False)
     with_mlflow.stop()
     dialog.get_by_role("button", name="Promote version 57").click()
-    expect(dialog.get_by_role("alert")).to_contain_text("MLflow at")
+    expect(dialog.get_by_role("alert")).to_contain_text("MLflow does not answer")
     found += shots(page, "promote-mlflow-away", full_page=False)
     assert ledger() == before
     dialog.get_by_role("button", name="Cancel").click()

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, counted, duration, percent } from "./format.ts";
+import { ago, counted, duration, percent, sentence } from "./format.ts";
 
 describe("shares", () => {
   it.each([
@@ -26,6 +26,21 @@ it("one is one and many are many", () => {
   expect(counted(1, "run")).toBe("1 run");
   expect(counted(1200, "run")).toBe("1,200 runs");
   expect(counted(0, "category", "categories")).toBe("0 categories");
+});
+
+describe("what a service says", () => {
+  it.each([
+    [
+      "the database does not answer; try again in a moment",
+      "The database does not answer; try again in a moment.",
+    ],
+    [
+      "MLflow at http://127.0.0.1:5000 does not answer (ConnectError); is it running?",
+      "MLflow does not answer; is it running?",
+    ],
+    ["there is no run 7; `emend runs` lists them", "There is no run 7; “emend runs” lists them."],
+    ["reason is too long (at most 300 characters)", "Reason is too long (at most 300 characters)."],
+  ])("%s", (said, written) => expect(sentence(said)).toBe(written));
 });
 
 describe("how long ago", () => {

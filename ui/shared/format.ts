@@ -60,8 +60,15 @@ export function ago(at: Date, now = Date.now()): string {
   return `${counted(Math.round(seconds / 86_400), "day")} ago`;
 }
 
-/** What a service says, as a sentence of its own: "the database is away" becomes "The database is away." */
+/**
+ * What a service says, as a sentence of its own: "the database is away" becomes "The database is away." Addresses of
+ * services and names of exceptions are for the logs; a command stands in quotation marks.
+ */
 export function sentence(said: string): string {
-  const text = said.trim();
+  const text = said
+    .replace(/ at https?:\/\/[^\s,;()]+/g, "")
+    .replace(/ \([A-Z]\w*(?:Error|Exception|Timeout)\)/g, "")
+    .replace(/`([^`]+)`/g, "“$1”")
+    .trim();
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 }

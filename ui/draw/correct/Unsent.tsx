@@ -1,7 +1,7 @@
 /** At the window's foot while something waits to be sent, or was refused: nothing of the page moves for it. */
 import { useEffect, useState } from "react";
 import { Button } from "../../shared/components/Button.tsx";
-import { counted } from "../../shared/format.ts";
+import { counted, sentence } from "../../shared/format.ts";
 import { outbox, useOutbox } from "./outbox.ts";
 import "./Unsent.css";
 
@@ -28,7 +28,7 @@ export function Unsent() {
       {first && (
         <div className="unsent-line">
           <p>
-            <b>“{first.statement.label}” was not accepted.</b> {first.error.message}
+            <b>“{first.statement.label}” was not accepted.</b> {sentence(first.error.message)}
             {refused.length > 1 && ` And ${refused.length - 1} more.`}
           </p>
           <Button onClick={() => void outbox.forget(first.statement.key)}>Take it away</Button>

@@ -30,7 +30,7 @@ export function Button({
       type="button"
       {...rest}
       className={`button button-${kind} ${className}`}
-      aria-disabled={blocked || busy || undefined}
+      aria-disabled={blocked || busy || rest["aria-disabled"]}
       aria-describedby={blocked ? reason : rest["aria-describedby"]}
       aria-busy={busy || undefined}
       onClick={(event) => {

@@ -6,6 +6,7 @@
  *     onClose={() => setAsking(false)}>Version 6 answers again within seconds. ...</Confirm>
  */
 import { type ReactNode, useEffect, useId, useRef } from "react";
+import { sentence } from "../format.ts";
 import { Button } from "./Button.tsx";
 import "./Confirm.css";
 
@@ -51,7 +52,7 @@ export function Confirm({
         <div className="stack">
           <h2 id={id}>{title}</h2>
           <div className="stack">{children}</div>
-          {error && <p role="alert">{error.message}</p>}
+          {error && <p role="alert">{sentence(error.message)}</p>}
           <div className="row confirm-buttons">
             <Button onClick={onClose}>{keep}</Button>
             <Button kind={kind} busy={busy} onClick={onConfirm}>

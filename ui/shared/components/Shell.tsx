@@ -65,7 +65,7 @@ export function Shell({ pages, other, tools, children }: Props) {
       </main>
       <Toasts />
       <footer className="shell-foot">
-        Emend gets better from your corrections. Everything stays on this machine.
+        Emend gets better from your corrections. They go to this Emend and nowhere else.
       </footer>
     </div>
   );

@@ -40,6 +40,11 @@ describe("Button", () => {
     );
   });
 
+  it("keeps what its page says of it", () => {
+    render(<Button aria-disabled>Ask</Button>);
+    expect(screen.getByRole("button").getAttribute("aria-disabled")).toBe("true");
+  });
+
   it("pressed twice while busy sends no form", () => {
     const sent = vi.fn((event: React.FormEvent) => event.preventDefault());
     render(

@@ -8,7 +8,7 @@ import { Card } from "../../shared/components/Card.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed, Loading } from "../../shared/components/states.tsx";
-import { count, counted, duration, percent } from "../../shared/format.ts";
+import { count, counted, duration, percent, sentence } from "../../shared/format.ts";
 import { useLive } from "../../shared/live.ts";
 import {
   askLedger,
@@ -183,7 +183,11 @@ function VersionList({ name, versions, live, isRegistryAway, more }: VersionList
               </span>
             </div>
             <p className="small soft">
-              {version.run_id !== null && <Link href={`/runs/${version.run_id}`}>run {version.run_id}</Link>},
+              {version.run_id !== null && (
+                <>
+                  <Link href={`/runs/${version.run_id}`}>run {version.run_id}</Link>,{" "}
+                </>
+              )}
               dataset {version.dataset_version ?? "unknown"}
               {version.holdout_accuracy !== null && `, ${percent(version.holdout_accuracy)} on the holdout`}
               {version.mlflow_url && (
@@ -273,7 +277,7 @@ function LiveAt({ name }: { name: string }) {
             </>
           )
         ) : answer.isError ? (
-          answer.error.message
+          sentence(answer.error.message)
         ) : (
           <span className="soft">Asking…</span>
         )}

@@ -5,7 +5,7 @@ import { viewer } from "../../shared/api/client.ts";
 import { Button } from "../../shared/components/Button.tsx";
 import { Failed, Loading } from "../../shared/components/states.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
-import { counted } from "../../shared/format.ts";
+import { counted, sentence } from "../../shared/format.ts";
 import { LogText, type Span } from "../log.ts";
 import "./Log.css";
 
@@ -196,7 +196,9 @@ export function Log(props: Props) {
           if (event.key === "End") setFollowing(true);
         }}
       >
-        {state === "gone" && <p className="log-none">{error?.message ?? "It is not there any more."}</p>}
+        {state === "gone" && (
+          <p className="log-none">{sentence(error?.message ?? "It is not there any more")}</p>
+        )}
         {state === "opening" && text.length === 0 && <Loading what="the log" lines={5} />}
         {state === "ended" && error && text.length === 0 && (
           <Failed what="The log could not be read" error={error} retry={again} />
