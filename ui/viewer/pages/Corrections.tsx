@@ -9,19 +9,16 @@ import {
   useQuery,
   useQueryClient,
 } from "@tanstack/react-query";
-import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, memo, useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { useCallback, useMemo, useState } from "react";
 import { Link } from "wouter";
 import { useParameter } from "../../shared/address.ts";
 import { gateway } from "../../shared/api/client.ts";
 import { Button } from "../../shared/components/Button.tsx";
 import { Confirm } from "../../shared/components/Confirm.tsx";
-import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
-import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed } from "../../shared/components/states.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
-import { count, counted } from "../../shared/format.ts";
+import { count, counted, sentence } from "../../shared/format.ts";
 import {
   type Action,
   askCorrections,
@@ -31,11 +28,12 @@ import {
   review,
   shownAt,
 } from "../data.ts";
+import { CorrectionGrid } from "../parts/CorrectionGrid.tsx";
 import { Filter } from "../parts/Filter.tsx";
 import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
 import { LabelPicker } from "../parts/LabelPicker.tsx";
 import { useOverview } from "../runs.ts";
-import { indexOf, meant, move, NOTHING, range, type Selection, toggled, without } from "../selection.ts";
+import { meant, NOTHING, type Selection, without } from "../selection.ts";
 import "./Corrections.css";
 
 const AT_ONCE = 500; // decisions a request, as the gateway has it
@@ -226,7 +224,6 @@ function Nothing({ show, isFiltered }: { show: Show; isFiltered: boolean }) {
 }
 
 const DONE: Record<Action, string> = { accept: "accepted", relabel: "relabelled", reject: "rejected" };
-const KEYS: Record<string, Action> = { a: "accept", r: "relabel", x: "reject" };
 
 interface DecideProps {
   filter: Partial<CorrectionFilter>;
@@ -281,7 +278,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
       );
     },
     onError: (error) => {
-      if (asking === null) say(error.message, "bad");
+      if (asking === null) say(sentence(error.message), "bad");
     },
     onSettled: () => {
       void queries.invalidateQueries({ queryKey: ["corrections"] });
@@ -299,34 +296,37 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
     else decide(action);
   };
 
+  const close = () => {
+    setAsking(null);
+    setLabel(null);
+    if (!deciding.isPending) deciding.reset(); // what went wrong with these says nothing of the next
+  };
+  // A key means the image where it is pressed; a button, which is elsewhere, only those that can be seen to be chosen.
+  const isChosen = selection.chosen.size > 0;
+  const whyNotPressed = (action: Action) => whyNot(action, show, isChosen ? chosen : []);
+
   return (
     <>
       {canDecide && (
         <div className="corrections-bar">
           <div className="row corrections-count">
-            <p role="status">
-              {selection.chosen.size > 0 ? `${selection.chosen.size} chosen` : loadedOf(items.length, whole)}
-            </p>
+            <p role="status">{isChosen ? `${chosen.length} chosen` : loadedOf(items.length, whole)}</p>
             <Button
               kind="quiet"
               onClick={() =>
                 setSelection(
-                  selection.chosen.size > 0
-                    ? { ...selection, chosen: new Set() }
-                    : { ...selection, chosen: new Set(ids) },
+                  isChosen ? { ...selection, chosen: new Set() } : { ...selection, chosen: new Set(ids) },
                 )
               }
             >
-              {selection.chosen.size > 0
-                ? "Choose none"
-                : `Choose ${items.length === 1 ? "it" : `all ${items.length}`}`}
+              {isChosen ? "Choose none" : `Choose ${items.length === 1 ? "it" : `all ${items.length}`}`}
             </Button>
           </div>
           <div className="row corrections-actions">
             {show === "aside" && (
               <Button
                 kind="primary"
-                because={whyNot("accept", show, chosen)}
+                because={whyNotPressed("accept")}
                 busy={deciding.isPending}
                 onClick={() => begin("accept")}
               >
@@ -334,7 +334,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
               </Button>
             )}
             <Button
-              because={whyNot("relabel", show, chosen)}
+              because={whyNotPressed("relabel")}
               busy={deciding.isPending}
               onClick={() => begin("relabel")}
             >
@@ -342,7 +342,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
             </Button>
             <Button
               kind="danger"
-              because={whyNot("reject", show, chosen)}
+              because={whyNotPressed("reject")}
               busy={deciding.isPending}
               onClick={() => begin("reject")}
             >
@@ -351,7 +351,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
           </div>
         </div>
       )}
-      <Grid
+      <CorrectionGrid
         items={items}
         ids={ids}
         selection={selection}
@@ -360,7 +360,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
         begin={begin}
         more={more}
         canAccept={show === "aside"}
-        tileHeight={show === "waiting" ? PLAIN_TILE_HEIGHT : TILE_HEIGHT}
+        hasReasons={show !== "waiting"}
       />
       <Confirm
         open={asking === "relabel"}
@@ -369,7 +369,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
         busy={deciding.isPending}
         error={deciding.error}
         onConfirm={() => label !== null && decide("relabel", label)}
-        onClose={() => setAsking(null)}
+        onClose={close}
       >
         <div className="corrections-asked">
           {chosen.slice(0, 5).map((item) => (
@@ -399,7 +399,7 @@ function Decide({ filter, show, items, categories, more, whole }: DecideProps) {
         busy={deciding.isPending}
         error={deciding.error}
         onConfirm={() => asking && decide(asking)}
-        onClose={() => setAsking(null)}
+        onClose={close}
       >
         <p>
           {asking === "accept"
@@ -423,207 +423,3 @@ function whyNot(action: Action, show: Show, chosen: readonly ListedCorrection[])
     return "A sample can only be rejected";
   return undefined;
 }
-interface GridProps {
-  items: readonly ListedCorrection[];
-  ids: readonly string[];
-  selection: Selection;
-  setSelection: (selection: Selection) => void;
-  canChoose: boolean;
-  begin: (action: Action) => void;
-  more: () => void;
-  tileHeight: number;
-  canAccept: boolean;
-}
-
-const TILE_WIDTH = 148;
-const NARROW_TILE = 108;
-const TILE_HEIGHT = 224; // a reason takes three lines
-const PLAIN_TILE_HEIGHT = 160;
-
-function Grid({
-  items,
-  ids,
-  selection,
-  setSelection,
-  canChoose,
-  begin,
-  more,
-  tileHeight,
-  canAccept,
-}: GridProps) {
-  const place = useRef<HTMLUListElement>(null);
-  const [{ top, width }, setPlace] = useState({ top: 0, width: 1000 });
-  useEffect(() => {
-    const measure = () => {
-      const box = place.current?.getBoundingClientRect();
-      if (box) setPlace({ top: box.top + scrollY, width: box.width });
-    };
-    const watcher = new ResizeObserver(measure);
-    watcher.observe(document.body);
-    measure();
-    return () => watcher.disconnect();
-  }, []);
-  const columns = Math.max(2, Math.floor(width / (width < 560 ? NARROW_TILE : TILE_WIDTH)));
-  const rows = Math.ceil(items.length / columns);
-  const virtual = useWindowVirtualizer({
-    count: rows,
-    estimateSize: () => tileHeight,
-    overscan: 3,
-    scrollMargin: top,
-    scrollPaddingStart: 90, // the bar that stays at the top
-    scrollPaddingEnd: 20,
-  });
-  const shownRows = virtual.getVirtualItems();
-  const lastRow = shownRows.at(-1)?.index ?? 0;
-  useEffect(() => {
-    if (lastRow >= rows - 4) more();
-  }, [lastRow, rows, more]);
-
-  const at = ids[indexOf(selection, ids)];
-  const hasFocus = useRef(false);
-  // The keyboard's place follows the selection, also to a row that was not in the page a moment ago.
-  useEffect(() => {
-    if (!hasFocus.current || at === undefined) return;
-    const input = place.current?.querySelector<HTMLElement>(`[data-id="${CSS.escape(at)}"]`);
-    if (input && input !== document.activeElement) input.focus({ preventScroll: true });
-  });
-  const onKeyDown = (event: KeyboardEvent) => {
-    if (event.altKey) return;
-    const isCommand = event.ctrlKey || event.metaKey;
-    if (isCommand && event.key.toLowerCase() === "a" && canChoose) {
-      event.preventDefault();
-      setSelection({ ...selection, chosen: new Set(ids) });
-      return;
-    }
-    if (isCommand) return;
-    const action = KEYS[event.key.toLowerCase()];
-    if (action && canChoose) {
-      event.preventDefault();
-      begin(action);
-      return;
-    }
-    if (event.key === "Escape") setSelection({ ...selection, chosen: new Set() });
-    const next = move(selection, ids, event.key, { columns, extend: event.shiftKey && canChoose });
-    if (next === null) return;
-    event.preventDefault();
-    setSelection(next);
-    virtual.scrollToIndex(Math.floor(indexOf(next, ids) / columns));
-  };
-  const press = useCallback(
-    (id: string, isRange: boolean) =>
-      setSelection(isRange ? range(selection, ids, id) : toggled(selection, id)),
-    [selection, ids, setSelection],
-  );
-  return (
-    <>
-      {canChoose && (
-        <p className="small soft corrections-keys">
-          Keys: arrows move, space chooses, shift chooses a range, {canAccept && "A accepts, "}R relabels, X
-          rejects.
-        </p>
-      )}
-      <ul
-        ref={place}
-        className="corrections-grid"
-        style={{ height: virtual.getTotalSize() }}
-        aria-label="Corrections"
-        onKeyDown={onKeyDown}
-        onFocus={() => {
-          hasFocus.current = true;
-        }}
-        onBlur={(event) => {
-          if (event.relatedTarget !== null) hasFocus.current = false;
-        }}
-      >
-        {shownRows.flatMap(({ index: row, start }) =>
-          items.slice(row * columns, (row + 1) * columns).map((item, column) => (
-            <li
-              key={item.correction_id}
-              className="corrections-place"
-              style={{
-                width: `${100 / columns}%`,
-                height: tileHeight,
-                transform: `translate(${100 * column}%, ${start - top}px)`,
-              }}
-            >
-              <Tile
-                item={item}
-                isChosen={selection.chosen.has(item.correction_id)}
-                isAt={item.correction_id === at}
-                canChoose={canChoose}
-                press={press}
-              />
-            </li>
-          )),
-        )}
-      </ul>
-    </>
-  );
-}
-
-interface TileProps {
-  item: ListedCorrection;
-  isChosen: boolean;
-  isAt: boolean;
-  canChoose: boolean;
-  press: (id: string, isRange: boolean) => void;
-}
-
-const SOURCES: Record<string, string> = { sample: "sample", review: "by review" };
-
-const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: TileProps) {
-  const { correction_id: id, label, reason, source, received_at, reviewed_at, reviewed_by } = item;
-  const words = (
-    <>
-      <Pixels src={shownAt(item.image)} alt={`said to be ${label}`} size={84} />
-      <span className="tile-label" title={label}>
-        {label}
-      </span>
-      {!reviewed_at && (
-        <span className="tile-line">
-          <LocalTime at={received_at} />
-          {SOURCES[source] && ` · ${SOURCES[source]}`}
-        </span>
-      )}
-      {reviewed_at ? (
-        <span className="tile-decided">
-          <StatusMark {...DECIDED[item.review ?? ""]} status={DECIDED[item.review ?? ""]?.status ?? "done"} />
-          {item.review === "relabel" && item.reviewed_as && (
-            <span className="tile-line">as {item.reviewed_as}</span>
-          )}
-          <span className="tile-line" title={reviewed_by ?? undefined}>
-            by {reviewed_by ?? "somebody"}
-          </span>
-          <span className="tile-line">
-            <LocalTime at={reviewed_at} />
-          </span>
-        </span>
-      ) : (
-        reason && (
-          <span className="tile-reason" title={reason}>
-            {reason}
-          </span>
-        )
-      )}
-    </>
-  );
-  if (!canChoose) return <div className="tile">{words}</div>;
-  return (
-    <label className="tile tile-choice" data-chosen={isChosen || undefined}>
-      <input
-        type="checkbox"
-        data-id={id}
-        checked={isChosen}
-        tabIndex={isAt ? 0 : -1}
-        onChange={(event) => press(id, (event.nativeEvent as MouseEvent).shiftKey)}
-      />
-      {words}
-    </label>
-  );
-});
-
-const DECIDED: Record<string, { status: string; word: string }> = {
-  accept: { status: "succeeded", word: "Accepted" },
-  relabel: { status: "succeeded", word: "Relabelled" },
-  reject: { status: "rejected", word: "Rejected" },
-};

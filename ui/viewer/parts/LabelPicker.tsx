@@ -59,11 +59,13 @@ export function LabelPicker({ categories, value, onChange, onEnter }: Props) {
   );
 }
 
-/** Those that begin with it first. */
-function matching(categories: readonly string[], typed: string): string[] {
+/** The very name first, then those that begin with it. */
+export function matching(categories: readonly string[], typed: string): string[] {
   const wanted = typed.trim().toLowerCase();
   const has = categories.filter((name) => name.toLowerCase().includes(wanted));
-  return has.toSorted(
-    (a, b) => Number(!a.toLowerCase().startsWith(wanted)) - Number(!b.toLowerCase().startsWith(wanted)),
-  );
+  const place = (name: string) => {
+    const low = name.toLowerCase();
+    return low === wanted ? 0 : low.startsWith(wanted) ? 1 : 2;
+  };
+  return has.toSorted((a, b) => place(a) - place(b));
 }

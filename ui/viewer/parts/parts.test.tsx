@@ -4,6 +4,7 @@ import type { Run } from "../../shared/runs.ts";
 import { joined } from "../pages/Run.tsx";
 import { pair } from "./Compare.tsx";
 import { Intervals, ticksOf } from "./Intervals.tsx";
+import { matching } from "./LabelPicker.tsx";
 import { flat, written } from "./Params.tsx";
 import { Categories, mistakesOf, VerdictSentence } from "./Verdict.tsx";
 
@@ -16,6 +17,10 @@ test("ticks are round, and within", () => {
 test("differences are written with their sign", () => {
   render(<Intervals rows={[{ name: "Real", value: 5.12, low: -1.6, high: 9 }]} unit="points" zero signed />);
   expect(screen.getByRole("listitem").textContent).toBe("Real+5.1 points−1.6 to +9.0");
+});
+
+test("the category whose very name was typed comes first", () => {
+  expect(matching(["caterpillar", "bobcat", "Cat"], "cat")).toEqual(["Cat", "caterpillar", "bobcat"]);
 });
 
 test("mistakes come with the most frequent first, right answers are none", () => {
