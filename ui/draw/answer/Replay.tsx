@@ -2,7 +2,7 @@
 import { type UseQueryResult, useQuery } from "@tanstack/react-query";
 import { ApiError, gateway } from "../../shared/api/client.ts";
 import { toBase64 } from "../../shared/base64.ts";
-import { percent } from "../../shared/format.ts";
+import { percent, sentence } from "../../shared/format.ts";
 import type { Answer } from "../drawing/asker.ts";
 import type { Model } from "../model.tsx";
 import { Bars } from "./Bars.tsx";
@@ -17,14 +17,15 @@ interface Props {
   label: string;
   before: number;
   after: number;
-  /** Beside the later version. */
+  /** Beside the earlier and the later version. */
+  beforeIs?: string;
   afterIs?: string;
 }
 
-export function Replay({ model, image, label, before, after, afterIs = "now" }: Props) {
+export function Replay({ model, image, label, before, after, beforeIs = "before", afterIs = "now" }: Props) {
   return (
     <div className="replay">
-      <Side model={model} image={image} label={label} version={before} name="before" />
+      <Side model={model} image={image} label={label} version={before} name={beforeIs} />
       <Side model={model} image={image} label={label} version={after} name={afterIs} />
     </div>
   );
@@ -85,7 +86,7 @@ function why(error: Error, version: number): string {
   if (error instanceof ApiError && error.status === 404) {
     return `Version ${version} can no longer be asked: its weights were removed.`;
   }
-  return error.message;
+  return sentence(error.message);
 }
 
 function isSame(one: string, other: string): boolean {

@@ -110,3 +110,30 @@ it("holds a statement in memory when the browser keeps nothing", async () => {
   await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
   expect(box.state.sent.has("a")).toBe(true);
 });
+
+it("leaves nothing behind when it is sent before the browser has said that it is kept", async () => {
+  const slow = new InMemory();
+  const put = slow.put.bind(slow);
+  slow.put = async (statement) => {
+    await put(statement);
+    await new Promise((resolve) => setTimeout(resolve, statement.key === "b" ? 500 : 0));
+  };
+  answer = ({ key }) => ({ correction_id: key }) as Sent;
+  const box = new Outbox(async (statement) => answer(statement), slow);
+  void box.add(said("a"));
+  void box.add(said("b"));
+  await vi.advanceTimersByTimeAsync(100);
+  expect([...box.state.sent.keys()]).toEqual(["a", "b"]);
+  expect(await slow.all()).toEqual([]);
+});
+
+it("waits for somebody to sign in, and throws nothing away", async () => {
+  answer = () => {
+    throw new ApiError(401, "password_needed", "this needs a password");
+  };
+  await outbox.add(said("a"));
+  expect(outbox.state).toMatchObject({ isAway: true, refused: [] });
+  answer = ({ key }) => ({ correction_id: key }) as Sent;
+  await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
+  expect(outbox.state.sent.has("a")).toBe(true);
+});

@@ -103,13 +103,18 @@ export class Outbox {
   /** Takes a refused statement away. */
   async forget(key: string): Promise<void> {
     this.become({ refused: this.state.refused.filter(({ statement }) => statement.key !== key) });
-    await this.keepers.get(key)?.remove(key);
+    await this.keeperOf(key).remove(key);
   }
 
   watch = (watcher: () => void): (() => void) => {
     this.watchers.add(watcher);
     return () => this.watchers.delete(watcher);
   };
+
+  /** Where it is, or is being put just now. */
+  private keeperOf(key: string): Keeper {
+    return this.keepers.get(key) ?? this.keeper;
+  }
 
   private isKnown(key: string): boolean {
     return (
@@ -138,9 +143,8 @@ export class Outbox {
     const rest = () => this.state.waiting.filter(({ key }) => key !== statement.key);
     try {
       const answer = await this.send(statement);
-      await this.keepers
-        .get(statement.key)
-        ?.remove(statement.key)
+      await this.keeperOf(statement.key)
+        .remove(statement.key)
         .catch(() => {}); // sent again: the first answer again
       this.retryMs = FIRST_RETRY_MS;
       const sent = new Map(this.state.sent).set(statement.key, answer);
@@ -166,9 +170,9 @@ export class Outbox {
   }
 }
 
-/** The gateway understood it and says no. Too many waiting (429), a full disk and the like may pass. */
+/** The gateway understood it and says no. Nobody signed in (401), too many waiting (429) and the like may pass. */
 function isForGood(error: ApiError): boolean {
-  return error.status >= 400 && error.status < 500 && ![408, 425, 429].includes(error.status);
+  return error.status >= 400 && error.status < 500 && ![401, 408, 425, 429].includes(error.status);
 }
 
 async function toGateway({ key, model, label, image, predictionId, source }: Statement): Promise<Sent> {

@@ -127,7 +127,7 @@ export class Asker {
   }
 }
 
-function same(one: Uint8Array, other: Uint8Array | null): boolean {
+export function same(one: Uint8Array, other: Uint8Array | null): boolean {
   return other !== null && one.length === other.length && one.every((pixel, at) => pixel === other[at]);
 }
 

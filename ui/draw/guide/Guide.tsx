@@ -7,7 +7,7 @@ import { Button } from "../../shared/components/Button.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
 import { rasterise } from "../../shared/drawing/rasterise.ts";
-import { counted, duration } from "../../shared/format.ts";
+import { counted, duration, sentence } from "../../shared/format.ts";
 import { asRun, isActive, type Run } from "../../shared/runs.ts";
 import { Replay } from "../answer/Replay.tsx";
 import { useCell } from "../cell.ts";
@@ -172,13 +172,18 @@ function Samples({ model, subject, sending, isOver }: SamplesProps) {
                 ? `${inside - sending} of ${inside} sent`
                 : `${counted(inside, "sample correction")} of ${label} ${inside === 1 ? "is" : "are"} in.`}
             </p>
-            <Button kind="quiet" busy={withdraw.isPending} onClick={() => withdraw.mutate()}>
+            <Button
+              kind="quiet"
+              busy={withdraw.isPending}
+              because={sending > 0 ? "once all are sent" : undefined}
+              onClick={() => withdraw.mutate()}
+            >
               Remove all samples
             </Button>
           </>
         )}
       </div>
-      {withdraw.error && <p role="alert">{withdraw.error.message}</p>}
+      {withdraw.error && <p role="alert">{sentence(withdraw.error.message)}</p>}
     </>
   );
 }
@@ -247,8 +252,8 @@ function Retrain({ model, run, isReady }: RetrainProps) {
         </div>
       )}
       {run.data && <StageLights run={run.data} estimate={estimate} />}
-      {run.isError && <p role="alert">{run.error.message}</p>}
-      {start.error && <p role="alert">{start.error.message}</p>}
+      {run.isError && <p role="alert">{sentence(run.error.message)}</p>}
+      {start.error && <p role="alert">{sentence(start.error.message)}</p>}
     </>
   );
 }
@@ -268,7 +273,7 @@ function Paused({ model }: { model: Model }) {
       <Button busy={resume.isPending} onClick={() => resume.mutate()}>
         Allow it again
       </Button>
-      {resume.error && <p role="alert">{resume.error.message}</p>}
+      {resume.error && <p role="alert">{sentence(resume.error.message)}</p>}
     </div>
   );
 }
@@ -328,7 +333,7 @@ function Undo({ model, version }: { model: Model; version: number }) {
       <Button busy={undo.isPending} onClick={() => undo.mutate()}>
         Undo promotion
       </Button>
-      {undo.error && <p role="alert">{undo.error.message}</p>}
+      {undo.error && <p role="alert">{sentence(undo.error.message)}</p>}
     </>
   );
 }

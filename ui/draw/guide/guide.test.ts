@@ -1,6 +1,6 @@
 import { beforeEach, expect, it } from "vitest";
 import type { Category } from "../correct/names.ts";
-import { advance, begin, dismiss, guide, restart, samplesFor } from "./guide.ts";
+import { advance, begin, dismiss, forgetUnlessBegun, guide, restart, samplesFor } from "./guide.ts";
 
 const said = (key: string) => ({
   key,
@@ -26,6 +26,18 @@ it("is about the newest correction, until samples were made of one", () => {
   advance({ samples: 24 });
   begin(said("c"));
   expect(guide.value.subject).toMatchObject({ key: "b", samples: 24, runId: null });
+});
+
+it("forgets what was not meant, but not once samples were made of it", () => {
+  begin(said("a"));
+  forgetUnlessBegun("another");
+  expect(guide.value.subject?.key).toBe("a");
+  forgetUnlessBegun("a");
+  expect(guide.value.subject).toBe(null);
+  begin(said("b"));
+  advance({ samples: 24 });
+  forgetUnlessBegun("b");
+  expect(guide.value.subject?.key).toBe("b");
 });
 
 it("stays away once it was dismissed", () => {

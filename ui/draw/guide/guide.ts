@@ -57,6 +57,12 @@ export function advance(change: Partial<Subject>): void {
   if (subject !== null) keep({ isDismissed, subject: { ...subject, ...change } });
 }
 
+/** That was not meant: the guide is not about it, unless samples of it were made already. */
+export function forgetUnlessBegun(key: string): void {
+  const { subject } = guide.value;
+  if (subject !== null && subject.key === key && subject.samples === 0) restart();
+}
+
 /** Of another drawing from now on. */
 export function restart(): void {
   keep({ isDismissed: false, subject: null });

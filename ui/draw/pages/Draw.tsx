@@ -13,12 +13,12 @@ import { Word } from "../answer/Word.tsx";
 import { Cell, useCell } from "../cell.ts";
 import { Correct } from "../correct/Correct.tsx";
 import { newKey, outbox, useOutbox } from "../correct/outbox.ts";
-import type { Answer, Asked } from "../drawing/asker.ts";
+import { type Answer, type Asked, same } from "../drawing/asker.ts";
 import { Canvas } from "../drawing/Canvas.tsx";
 import { useSketch } from "../drawing/sketch.ts";
 import { pixelsOf, sketch, useAsked } from "../drawing/studio.ts";
 import { Guide } from "../guide/Guide.tsx";
-import { begin, guide } from "../guide/guide.ts";
+import { begin, forgetUnlessBegun, guide } from "../guide/guide.ts";
 import { canBeDrawnFor, type Model, WithModel } from "../model.tsx";
 import { ReceiptCard } from "../receipts/ReceiptCard.tsx";
 import "./Draw.css";
@@ -84,7 +84,9 @@ function Studio({ model }: { model: Model }) {
       model: model.name,
       label,
       image: toBase64(pixels),
-      predictionId: asked.isFinal ? (asked.answer?.prediction_id ?? null) : null,
+      // Just after an undo the answer is still to the drawing before.
+      predictionId:
+        asked.isFinal && same(pixels, asked.pixels) ? (asked.answer?.prediction_id ?? null) : null,
       source: "correction",
     });
   };
@@ -311,7 +313,13 @@ function AfterSaying({ now }: { now: Said }) {
             See it learn this
           </Button>
         )}
-        <Button kind="quiet" onClick={() => said.set(null)}>
+        <Button
+          kind="quiet"
+          onClick={() => {
+            forgetUnlessBegun(now.key);
+            said.set(null);
+          }}
+        >
           I meant something else
         </Button>
       </div>

@@ -65,7 +65,7 @@ function Page({ model }: { model: Model }) {
           change={setLabel}
           options={model.categories.map(({ name }) => [name, name])}
         />
-        <Filter name="Version" value={version} change={setVersion} options={versionsOf(model)} />
+        <Filter name="Version" value={version} change={setVersion} options={versionsOf(model, list.items)} />
         <Filter
           name="Corrected"
           value={corrected}
@@ -138,8 +138,9 @@ function Page({ model }: { model: Model }) {
   );
 }
 
-function versionsOf({ champion }: Model): [string, string][] {
-  const newest = champion?.version ?? 0;
+/** After a rollback there are later versions than the live one: those that answered are in the list. */
+function versionsOf({ champion }: Model, items: readonly Item[]): [string, string][] {
+  const newest = items.reduce((most, { version }) => Math.max(most, version ?? 0), champion?.version ?? 0);
   const oldest = Math.max(1, newest - MOST_VERSIONS + 1);
   return Array.from({ length: newest - oldest + 1 }, (_, at) => [
     String(newest - at),

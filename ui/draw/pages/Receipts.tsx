@@ -167,6 +167,8 @@ function TwoVersions({ receipt }: { receipt: Receipt }) {
           label={receipt.label}
           before={Math.min(before, after)}
           after={Math.max(before, after)}
+          beforeIs={after < before ? "live again" : "before"}
+          afterIs={after < before ? "undone since" : "live now"}
         />
       )}
     </Card>

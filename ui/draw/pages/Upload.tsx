@@ -4,6 +4,7 @@ import { gateway } from "../../shared/api/client.ts";
 import { toBase64 } from "../../shared/base64.ts";
 import { Button } from "../../shared/components/Button.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
+import { say as tell } from "../../shared/components/Toasts.tsx";
 import { counted, percent, sentence } from "../../shared/format.ts";
 import { Bars } from "../answer/Bars.tsx";
 import { Word } from "../answer/Word.tsx";
@@ -30,8 +31,8 @@ function Page({ model }: { model: Model }) {
         <h1>Upload pictures</h1>
         <p className="soft">
           For <b>{model.name}</b>, which sees {model.input.width} × {model.input.height} pixels
-          {model.input.mode === "RGB" ? " in colour" : " in grey"}. PNG, JPEG, WebP, and whatever else this
-          browser can show.
+          {model.input.mode === "RGB" ? " in colour" : " in grey"}. PNG, JPEG, WebP, and most other photos
+          that this browser can show; no drawings made of lines, such as SVG.
         </p>
       </div>
       <DropPlace model={model.name} />
@@ -228,11 +229,19 @@ function Say({ upload, model }: { upload: Uploaded; model: Model }) {
     if (data === null) return;
     const key = newKey();
     tray.say(id, { key, label });
+    let image: string;
+    try {
+      image = toBase64(new Uint8Array(await data.arrayBuffer()));
+    } catch {
+      tray.say(id, null); // the file is not what it was when it was chosen, or gone
+      tell(`${upload.name} has changed since it was chosen. Choose it again.`, "bad");
+      return;
+    }
     await outbox.add({
       key,
       model: upload.model,
       label,
-      image: toBase64(new Uint8Array(await data.arrayBuffer())),
+      image,
       predictionId: answer?.prediction_id ?? null,
       source: "correction",
     });
