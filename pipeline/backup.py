@@ -566,9 +566,10 @@ def _names_others(name: str) -> bool:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """git's tags are made after the commits that branches name, and these after the files: so they are read before."""
+    """git's tags are made after the commits that branches name, these after the index, and that after the files:
+    so they are read in this order."""
     parts = name.split("/")
-    if parts[1:2] != [".git"]:
+    if parts[1:2] != [".git"] or parts[2:] == ["index"]:
         return 2, name
     return (0 if parts[2:4] == ["refs", "tags"] or parts[2:] == ["packed-refs"] else 1), name
 

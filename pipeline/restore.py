@@ -64,7 +64,7 @@ def plan(place: Place, backup_id: str | None, data_dir: Path, urls: Mapping[str,
         in_the_way.append(f"the data folder {data_dir}")
     for name in manifest.databases:
         if name in urls:
-            _check_server(manifest, dump.server_major(urls[name]))
+            dump.tool("pg_restore", max(dump.server_major(urls[name]), manifest.pg_dump))
             if not _is_empty(urls[name]):
                 in_the_way.append(f"the database {dump.engine_of(urls[name]).url.database}")
     return Plan(manifest, data_dir, {n: u for n, u in urls.items() if n in manifest.databases}, in_the_way)
@@ -131,7 +131,7 @@ def restore(
             if planned.urls:
                 for name, url in planned.urls.items():
                     _empty(url)
-                    dump.restore(url, dumps[name], manifest.pg_dump)
+                    _fill(manifest, url, dumps[name])
             else:
                 _fill_embedded(manifest, restored, dumps)
             _fill_store(manifest, restored, say)
@@ -189,14 +189,18 @@ def _lay_out(entries: list[Entry], contents: Path, target: Path, uses: Counter[s
         path.chmod(entry.mode)
 
 
-def _check_server(manifest: Manifest, major: int) -> None:
-    """A dump uses what its own server knew."""
-    if major < manifest.postgresql:
+def _fill(manifest: Manifest, url: str, folder: Path) -> None:
+    """A server older than the backup's is tried: it can do it when the dump uses nothing that it does not know."""
+    try:
+        dump.restore(url, folder, manifest.pg_dump)
+    except dump.DumpFailed as exc:
+        major = dump.server_major(url)
+        if major >= manifest.postgresql:
+            raise
         raise BackupError(
-            f"backup {manifest.id} was made of PostgreSQL {manifest.postgresql}, and the server here is {major}: "
-            f"restore into PostgreSQL {manifest.postgresql} or newer. Nothing was changed"
-        )
-    dump.tool("pg_restore", max(major, manifest.pg_dump))
+            f"{exc.message}. The server is PostgreSQL {major}, older than the {manifest.postgresql} that backup "
+            f"{manifest.id} is of: restore into {manifest.postgresql} or newer"
+        ) from exc
 
 
 def _fill_embedded(manifest: Manifest, restored: Path, dumps: Mapping[str, Path]) -> None:
@@ -204,8 +208,7 @@ def _fill_embedded(manifest: Manifest, restored: Path, dumps: Mapping[str, Path]
     server = Postgres(restored)
     try:
         for name, folder in dumps.items():
-            _check_server(manifest, dump.server_major(server.address(name)))
-            dump.restore(server.address(name), folder, manifest.pg_dump)
+            _fill(manifest, server.address(name), folder)
     finally:
         server.stop()
 
