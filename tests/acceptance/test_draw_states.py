@@ -251,7 +251,9 @@ def test_a_drawing_its_answer_and_every_way_to_say_what_it_is(scene: Scene, page
     box.fill("")
     page.get_by_role("button", name="Right", exact=True).press("Enter")
     expect(page.get_by_role("article", name="Receipt of a correction")).to_contain_text("waits for the next")
-    expect(page.locator(".draw-say:focus-within")).to_be_attached()  # though the button that had the focus is gone
+    expect(
+        page.locator(".draw-say:focus-within")
+    ).to_be_attached()  # though the button that had the focus is gone
     found += shots(page, "draw-confirmed")
     no_faults(found)
 

@@ -311,7 +311,7 @@ def test_every_kind_of_run_says_what_became_of_it(full: Stand, show: Callable[..
         evaluated: ("promoted", re.compile("^Promoted")),
         failed: ("failed", re.compile("the loss became NaN")),
         rejected: ("rejected", re.compile("^Rejected")),
-        run_like(full, "cancelled"): ("cancelled", re.compile("cancelled by anna")),
+        run_like(full, "cancelled"): ("cancelled", re.compile("Cancelled by anna")),
         run_like(full, "interrupted"): ("interrupted", re.compile("was interrupted")),
         run_like(full, "halted"): ("halted", re.compile("a run needs 10")),
     }

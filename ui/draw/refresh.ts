@@ -18,7 +18,9 @@ export function useRefresh(): void {
       for (const queryKey of CHANGED) void queries.invalidateQueries({ queryKey });
     }, AT_MOST_EVERY_MS);
   }, [queries]);
-  useLive(refresh);
+  useLive(({ status }) => {
+    if (status !== "epoch") refresh(); // changes nothing that is shown here, and comes often
+  });
   const count = useOutbox().sent.size;
   useEffect(() => {
     if (count > 0) refresh();

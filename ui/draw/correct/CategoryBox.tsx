@@ -22,6 +22,7 @@ export function CategoryBox({ categories, onChoose, label = "Or something else" 
   const [typed, setTyped] = useState("");
   const hint = useId();
   const items = itemsFor(typed, categories);
+  const retired = named(typed, categories)?.state === "retired";
   const near = items.filter((item) => item.kind === "known" && item.near);
   const box = useCombobox<Item>({
     items,
@@ -63,10 +64,12 @@ export function CategoryBox({ categories, onChoose, label = "Or something else" 
         spellCheck={false}
         enterKeyHint="done"
       />
-      <span id={hint} className="aloud">
-        {near.length > 0
-          ? `Close to ${near.map(nameOf).join(", ")}.`
-          : "Type a name; a name that is not in the list can be added."}
+      <span id={hint} className={retired ? "small soft" : "aloud"} role={retired ? "status" : undefined}>
+        {retired
+          ? `${tidy(typed)} is no longer in use: choose another.`
+          : near.length > 0
+            ? `Close to ${near.map(nameOf).join(", ")}.`
+            : "Type a name; a name that is not in the list can be added."}
       </span>
       <ul
         {...box.getMenuProps()}

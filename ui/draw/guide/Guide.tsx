@@ -44,6 +44,11 @@ function Steps({ model, subject }: { model: Model; subject: Subject }) {
   useCorrectionId(subject);
   const hasSamples = subject.samples > subject.removed && sending === 0;
   const isOver = run.data !== undefined && !isActive(run.data);
+  const queries = useQueryClient();
+  useEffect(() => {
+    // What is live now is told by the model: asked for even when the live line is down, which else says that it changed.
+    if (isOver) void queries.invalidateQueries({ queryKey: ["models"] });
+  }, [isOver, queries]);
   return (
     <section className="guide" aria-labelledby="guide-title" id="guide">
       <div className="guide-head">
@@ -284,7 +289,7 @@ function Outcome({ model, subject, run }: { model: Model; subject: Subject; run:
   return (
     <>
       <p className="guide-verdict" data-good={isPromoted || undefined}>
-        {run.verdict?.sentence ?? run.message ?? `The run ended: ${run.status}.`}
+        {run.verdict?.sentence ?? sentence(run.message ?? `The run ended: ${run.status}`)}
       </p>
       {subject.correctionId !== null &&
         subject.before !== null &&

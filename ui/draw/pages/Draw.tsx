@@ -259,7 +259,7 @@ function sureness(confidence: number): string {
 function Seen({ asked, model }: { asked: Asked; model: Model }) {
   const side = model.input.width;
   const grey = asked.pixels ?? new Uint8Array(side * side);
-  const version = asked.answer?.version ?? model.champion?.version;
+  const version = asked.answer === null ? model.champion?.version : asked.answer.version;
   return (
     <div className="draw-seen">
       <Pixels
@@ -277,7 +277,9 @@ function Seen({ asked, model }: { asked: Asked; model: Model }) {
         </div>
         <div>
           <dt className="soft">Answers</dt>
-          <dd>{version === undefined ? "no version yet" : `version ${version}`}</dd>
+          <dd>
+            {version === undefined ? "no version yet" : version === null ? "unknown" : `version ${version}`}
+          </dd>
         </div>
         <div>
           <dt className="soft">Took</dt>

@@ -6,16 +6,21 @@ import { gateway } from "../../shared/api/client.ts";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
 import { Failed, Loading } from "../../shared/components/states.tsx";
+import { useLiveState } from "../../shared/live.ts";
 import { Word } from "../answer/Word.tsx";
 import { useModels } from "../model.tsx";
 import { type Receipt, type StepState, stepsOf } from "./steps.ts";
 import "./ReceiptCard.css";
 
+const ASK_EVERY_MS = 5_000; // while the live line is down
+
 export function useReceipt(id: string): UseQueryResult<Receipt> {
+  const isLive = useLiveState() === "live";
   return useQuery({
     queryKey: ["receipts", id],
     queryFn: ({ signal }) =>
       gateway.get("/corrections/{correction_id}", { path: { correction_id: id }, signal }),
+    refetchInterval: isLive ? false : ASK_EVERY_MS,
   });
 }
 

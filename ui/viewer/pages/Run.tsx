@@ -8,6 +8,7 @@ import { Card } from "../../shared/components/Card.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed, Loading, Stale } from "../../shared/components/states.tsx";
+import { sentence } from "../../shared/format.ts";
 import { useLive } from "../../shared/live.ts";
 import { isActive, type Run as RunShape } from "../../shared/runs.ts";
 import { askReport, askRun, askRuns, type Epoch } from "../data.ts";
@@ -109,7 +110,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
       <VerdictSentence run={run} rules={data?.gate?.rules ?? []} />
       {run.verdict === null && run.message && (
         <p className="run-message" data-status={run.status}>
-          {run.message}
+          {sentence(run.message)}
         </p>
       )}
       <dl className="run-facts">

@@ -7,7 +7,7 @@ import { Button } from "../../shared/components/Button.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed } from "../../shared/components/states.tsx";
-import { count } from "../../shared/format.ts";
+import { count, sentence } from "../../shared/format.ts";
 import { type Run, STAGES } from "../../shared/runs.ts";
 import { Filter } from "../parts/Filter.tsx";
 import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
@@ -288,7 +288,7 @@ const RunCard = memo(function RunCard({ run }: { run: Run }) {
 });
 
 function said(run: Run): string {
-  return run.verdict?.sentence ?? run.message ?? "";
+  return run.verdict?.sentence ?? (run.message === null ? "" : sentence(run.message));
 }
 
 function Outcome({ run }: { run: Run }) {
