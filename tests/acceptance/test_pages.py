@@ -14,9 +14,10 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from pipeline import starter
 from tests.support.browser import accessibility_faults, browser, faults, open_page
 from tests.support.kills import service, stopped
-from tests.support.stack import RUN_SECONDS, Stack, drawings
+from tests.support.stack import RUN_SECONDS, Stack
 
 ZIGZAG = [(60, 60), (330, 90), (80, 160), (340, 220), (90, 290), (330, 350), (60, 400)]
 DRAW_PAGES = {"draw": "#/", "upload": "#/upload", "receipts": "#/receipts", "history": "#/history"}
@@ -65,11 +66,10 @@ def say_otherwise(page: Page) -> str:
     return label
 
 
-def test_every_page_is_whole_and_accessible_at_every_size(
-    chromium: Browser, stack: Stack, quickdraw: Path
-) -> None:
-    for pixels in drawings(quickdraw, "cat", 1_300, 3):
-        stack.correct(pixels, "cat", headers={"Emend-Actor": "somebody"})
+def test_every_page_is_whole_and_accessible_at_every_size(chromium: Browser, stack: Stack) -> None:
+    for pixels, label in zip(*starter.generate(1, seed=3, processes=1), strict=True):
+        if label in ("cat", "dog", "house"):
+            stack.correct(pixels, label, headers={"Emend-Actor": "somebody"})
     found = []
     for width, dark in SIZES:
         for service_name, pages in (("UI", DRAW_PAGES), ("VIEWER", VIEWER_PAGES)):
