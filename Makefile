@@ -68,7 +68,7 @@ compose-up: ## Build the images and start docker-compose.yml; `make secrets` fir
 compose-down: ## Stop what `make compose-up` started; nothing is lost
 	docker compose down
 
-test-compose: setup-dev ## Run the compose deployment for real, with a Docker engine of its own: root on Debian, half an hour
+test-compose: setup-dev ## Run the compose deployment for real, with a Docker engine of its own: root on Debian, ten minutes and more
 	$(BIN)/pytest tests/compose/test_compose.py --verbose
 
 lock: ## Resolve pyproject.toml anew into the lock files

@@ -9,7 +9,7 @@ import pytest
 from tests.compose import base_images, engine
 from tests.compose.deployment import Deployment
 
-# Half an hour, root, and 20 GB of disk: only when it is named (`make test-compose`).
+# Minutes, root, and 30 GB of disk: only when it is named (`make test-compose`).
 collect_ignore = ["test_compose.py"]
 FIGURES = pytest.StashKey[list[str]]()
 
