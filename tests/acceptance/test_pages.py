@@ -90,7 +90,10 @@ def test_every_page_is_whole_and_accessible_at_every_size(chromium: Browser, sta
 def test_a_newcomer_sees_it_learn_from_one_doodle_and_takes_it_back(
     page: Page, chromium: Browser, stack: Stack
 ) -> None:
-    """Draw, answer, correct, samples, retrain, stages, verdict, both versions, receipt, undo."""
+    """Draw, answer, correct, samples, retrain, stages, verdict, both versions, receipt, undo.
+
+    In between gateway, model server and database are killed, and started again by their supervisor.
+    """
     stack.api.post("/models/doodles/promotion/resume")
     # A gate that is content with little: whether so brief a training harms nothing else is luck.
     stack.edit_params(gate={"margin_points": 100.0, "generated_margin_points": 100.0, "category_alpha": 1e-6})
@@ -103,11 +106,14 @@ def test_a_newcomer_sees_it_learn_from_one_doodle_and_takes_it_back(
     expect(receipt).to_contain_text("waits for the next run")
     receipt_page = receipt.get_by_role("link").first.get_attribute("href")
 
+    service(stack, "api").kill()
     guide = page.get_by_role("region", name="Try this: see it learn")
     guide.get_by_role("button", name=re.compile(r"Add \d+ sample corrections")).click()
     expect(guide).to_contain_text(re.compile(rf"\d+ sample corrections of {label} are in"))
     live = stack.api.get("/models/doodles").json()["champion"]["version"]
     guide.get_by_role("button", name="Retrain now").click()
+    expect(guide.locator(".lights-stages")).to_be_visible()
+    service(stack, "serving").kill()
     expect(guide.locator(".guide-verdict")).to_contain_text("Promoted: ", timeout=RUN_SECONDS * 1_000)
     expect(guide.locator(".lights-stages")).to_have_attribute("aria-label", "9 of 9 stages done")
     run = stack.api.get("/pipeline_runs", params={"limit": 1}).json()["runs"][0]
@@ -124,6 +130,8 @@ def test_a_newcomer_sees_it_learn_from_one_doodle_and_takes_it_back(
     expect(other.get_by_text(f"Now right: version {run['version']} was trained on it")).to_be_visible()
     other.close()
 
+    psutil.Process(postmaster_pid(stack)).kill()
+    stack.wait_until(lambda: stack.api.get("/readyz").status_code == 200, 60)
     guide.get_by_role("button", name="Undo promotion").click()
     expect(guide).to_contain_text(f"Version {live} is live")
     assert stack.api.get("/models/doodles").json()["champion"]["version"] == live

@@ -617,11 +617,6 @@ def test_what_was_set_aside_is_decided_by_a_person(client: httpx.Client, world: 
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
 
 
-def test_what_waits_is_relabelled_or_rejected(client: httpx.Client, world: World) -> None:
-    wrong, useless = correct(client, "cat"), correct(client, "cat")
-    response = reviewed(client, (wrong, "relabel", "dog"), (useless, "reject", None))
-    assert response.status_code == 200, response.text
-    first, second = response.json()["results"]
 def test_decided_corrections_are_listed_by_the_decisions_time(client: httpx.Client, world: World) -> None:
     first, second, third, undecided = (correct(client, "cat") for _ in range(4))
     for kept in (first, second, third, undecided):
@@ -645,6 +640,11 @@ def test_decided_corrections_are_listed_by_the_decisions_time(client: httpx.Clie
     assert not {kept["correction_id"] for kept in (first, second, third)} & set(listed)
 
 
+def test_what_waits_is_relabelled_or_rejected(client: httpx.Client, world: World) -> None:
+    wrong, useless = correct(client, "cat"), correct(client, "cat")
+    response = reviewed(client, (wrong, "relabel", "dog"), (useless, "reject", None))
+    assert response.status_code == 200, response.text
+    first, second = response.json()["results"]
     assert (first["status"], first["reason"]) == ("superseded", "a reviewer says it is dog")
     assert (second["status"], second["reason"]) == ("quarantined", "rejected by a reviewer")
     assert client.get(f"{useless['receipt']}/image").status_code == 200
