@@ -22,7 +22,7 @@ from tests.support.stack import RUN_SECONDS, Stack
 ZIGZAG = [(60, 60), (330, 90), (80, 160), (340, 220), (90, 290), (330, 350), (60, 400)]
 DRAW_PAGES = {"draw": "#/", "upload": "#/upload", "receipts": "#/receipts", "history": "#/history"}
 VIEWER_PAGES = {"runs": "#/", "run": "#/runs/1", "versions": "#/versions", "corrections": "#/corrections"}
-SIZES = [(390, True), (1280, False)]  # of a real deployment; every state at every size: test_draw_states.py and the like
+SIZES = [(390, True), (1280, False)]  # every state at every size: test_draw_states.py, test_viewer_states.py
 
 
 @pytest.fixture(scope="module")
