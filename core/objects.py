@@ -207,12 +207,16 @@ class Objects:
             pages = client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=self._key("")
             )
-            for upload in (each for page in pages for each in page.get("Uploads", [])):
-                if upload["Initiated"] < before:
-                    client.abort_multipart_upload(
-                        Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-                    aborted += 1
+            try:
+                for upload in (each for page in pages for each in page.get("Uploads", [])):
+                    if upload["Initiated"] < before:
+                        client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        aborted += 1
+            # Ended meanwhile; or how some servers say that there are none.
+            except client.exceptions.NoSuchUpload:
+                pass
         return aborted
 
     def _key(self, name: str) -> str:

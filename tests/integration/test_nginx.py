@@ -377,6 +377,15 @@ def filled(path: str) -> str:
     return re.sub(r"{(\w+)}", lambda found: known[found[1]], path)
 
 
+def test_machines_and_links_to_weights_are_behind_the_password_too(
+    client: httpx.Client, admin: httpx.Client
+) -> None:
+    for path in ("/monitoring/gpu", "/models/doodles/versions/1/link", "/pipeline_runs/1/report/link"):
+        for below in ("/api", "/runs/api"):
+            assert client.get(below + path).status_code == 401, path
+            assert admin.get(below + path).status_code in (200, 404), path
+
+
 def test_everything_that_changes_something_needs_the_password_but_what_users_do(
     client: httpx.Client, nginx: Nginx
 ) -> None:
