@@ -25,6 +25,7 @@ import yaml
 
 from core import __version__, objects
 from core.errors import DiskFull, EmendError
+from core.objects import StoreUnavailable
 from core.settings import settings
 from core.storage import write_durably, write_json
 from pipeline import mirror
@@ -285,17 +286,23 @@ def _push(repo: Any, home: Path) -> int:
     url = mirror.dvc_remote(home)
     if url is None:
         return 0
+    patience = {"connect_timeout": 5, "read_timeout": 20} if url.startswith("s3://") else {}
     with repo.config.edit("local") as config:
-        config["remote"]["emend"] = {"url": url}
+        config["remote"]["emend"] = {"url": url, **patience}
         config["core"]["remote"] = "emend"
+
+    store = objects.store()
 
     def push() -> int:
         try:
-            return int(repo.push())
-        except Exception as exc:
-            store = objects.store()
             if store is not None:
-                store.etag("")  # raises StoreUnavailable when that is why
+                store.etag(mirror.MARK)  # DVC would wait longer to find out that nobody answers
+            return int(repo.push())
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            if store is not None:
+                store.etag(mirror.MARK)  # raises StoreUnavailable when that is why
             raise WorkspaceError(f"DVC could not push to {url}: {exc}") from exc
 
     # The stage's own output, under what keeps DVC quiet.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -130,8 +131,9 @@ def test_a_newcomer_sees_it_learn_from_one_doodle_and_takes_it_back(
     expect(other.get_by_text(f"Now right: version {run['version']} was trained on it")).to_be_visible()
     other.close()
 
-    psutil.Process(postmaster_pid(stack)).kill()
-    stack.wait_until(lambda: stack.api.get("/readyz").status_code == 200, 60)
+    killed = postmaster(stack)
+    killed.kill()
+    stack.wait_until(lambda: postmaster_pid(stack) not in (None, killed.pid) and is_ready(stack), 60)
     guide.get_by_role("button", name="Undo promotion").click()
     expect(guide).to_contain_text(f"Version {live} is live")
     assert stack.api.get("/models/doodles").json()["champion"]["version"] == live
@@ -149,7 +151,7 @@ def test_a_correction_made_while_everything_is_away_arrives_once(page: Page, sta
     supervisor = psutil.Process(stack.supervisor_pid)
     gone: tuple[Callable[[], psutil.Process], ...] = (
         lambda: service(stack, "api"),
-        lambda: psutil.Process(postmaster_pid(stack)),
+        lambda: postmaster(stack),
     )
     for number, process in enumerate(gone):
         draw(page, [(x, y + 6 * number) for x, y in ZIGZAG])
@@ -171,8 +173,25 @@ def test_a_correction_made_while_everything_is_away_arrives_once(page: Page, sta
     expect(page.locator(".receipts-row")).to_have_count(len(gone))
 
 
-def postmaster_pid(stack: Stack) -> int:
-    return int((stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+def postmaster(stack: Stack) -> psutil.Process:
+    found = postmaster_pid(stack)
+    assert found is not None
+    return psutil.Process(found)
+
+
+def postmaster_pid(stack: Stack) -> int | None:
+    """None while the database is not there, or writes it just now."""
+    try:
+        return int((stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def is_ready(stack: Stack) -> bool:
+    """Gateway with model server and database, and MLflow with its own."""
+    versions = httpx.get(f"{stack.url('VIEWER')}/models/doodles/versions")
+    from_registry = versions.status_code == 200 and versions.json()["aliases_from"] == "registry"
+    return from_registry and stack.api.get("/readyz").status_code == 200
 
 
 def photograph(page: Page, name: str) -> None:
