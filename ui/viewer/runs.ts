@@ -145,7 +145,7 @@ export function timeLeft(
 
 /** Without a fraction: nobody knows it so well. */
 export function roughly(seconds: number): string {
-  return seconds < 9.5 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds);
+  return seconds < 9.95 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds);
 }
 
 /** Seconds that the epochs still to come take, at the pace of those done; null before the first. */

@@ -241,8 +241,11 @@ const Row = memo(function Row({ run }: { run: Run }) {
       </th>
       <td className="runs-cell">
         <span>{TRIGGERS[run.trigger]}</span>
+        <span className="small soft" title={run.model}>
+          {run.model}
+        </span>
         <span className="small soft">
-          {run.model}, <LocalTime at={run.requested_at} />
+          <LocalTime at={run.requested_at} />
         </span>
       </td>
       <StageCells run={run} />

@@ -34,7 +34,7 @@ export function StageCells({ run }: { run: Run }) {
 
 /** Room for five signs. */
 function short(seconds: number): string {
-  if (seconds < 60) return duration(seconds);
+  if (seconds < 59.5) return duration(seconds);
   return seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
