@@ -43,8 +43,16 @@ export function Run({ runId }: { runId: number }) {
   });
   if (run.data) return <Loaded run={run.data} live={epochs} />;
   return (
-    <div className="stack">
-      <h1>Run {runId}</h1>
+    <div className="stack run">
+      <div className="run-head">
+        <div>
+          <ToAllRuns />
+          <h1>Run {runId}</h1>
+        </div>
+        <div className="run-tools">
+          <Stale />
+        </div>
+      </div>
       {run.isPending && <LoadingPage what="the run" />}
       {run.error instanceof ApiError && run.error.status === 404 ? (
         <Empty title={`There is no run ${runId}`}>
@@ -84,9 +92,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
     <div className="stack run">
       <div className="run-head">
         <div>
-          <p className="small">
-            <Link href="/">All runs</Link>
-          </p>
+          <ToAllRuns />
           <h1>
             Run {run.run_id} <StatusMark status={run.status} />
           </h1>
@@ -146,7 +152,9 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
             isRunning={stage.status === "running"}
           />
         ) : (
-          <Empty title="No stage has begun yet" />
+          <Empty title="No stage has begun yet">
+            <p>The log of the first one comes here as soon as it begins.</p>
+          </Empty>
         )}
         <Card title="Training">
           {epochs.length > 0 ? (
@@ -186,6 +194,14 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
         </>
       )}
     </div>
+  );
+}
+
+function ToAllRuns() {
+  return (
+    <p className="small">
+      <Link href="/">All runs</Link>
+    </p>
   );
 }
 

@@ -225,8 +225,8 @@ export function Log(props: Props) {
       </section>
       <p className="log-foot small soft">
         {state !== "gone" && counted(text.length, "line")}
-        {text.length >= LINES && ", the last of more: Download has all"}
         {state === "open" && isRunning && ", live"}
+        {text.length >= LINES && "; “Download” has the earlier ones too"}
         {error && text.length > 0 && (isRunning ? "; the line broke and is tried again" : "; the line broke")}
       </p>
     </section>

@@ -60,10 +60,11 @@ export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
       <p className="small soft rail-sum">
         {isActive(run) ? (
           <>
-            {run.status === "queued" ? "It waits to begin; " : `${duration(spent)} so far, `}
-            {left}
+            {run.status !== "queued"
+              ? `${duration(spent)} so far, ${left}`
+              : `It waits to begin${estimate ? `; then it takes about ${roughly(estimate.seconds)}` : ""}`}
             {estimate &&
-              left.startsWith("about") &&
+              (run.status === "queued" || left.startsWith("about")) &&
               `, by the last ${estimate.runs === 1 ? "run" : `${estimate.runs} runs`}`}
           </>
         ) : (
