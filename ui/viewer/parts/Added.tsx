@@ -18,7 +18,7 @@ const SPLITS: Record<string, string> = {
   train: "trained on",
   validation: "for validation",
   holdout: "in the holdout",
-  regression: "generated, held back",
+  regression: "held back",
 };
 
 export function Added({ runId, datasetVersion, added }: Props) {

@@ -76,6 +76,7 @@ export function Compare({ name, versions, live }: Props) {
             <Differ comparison={answer.data} />
             {answer.data.categories && answer.data.categories.length > 0 && (
               <Categories
+                level={3}
                 words={[`version ${answer.data.a.version}`, `version ${answer.data.b.version}`]}
                 categories={answer.data.categories.map(({ name, a_recall, b_recall, images }, id) => ({
                   id,
@@ -233,5 +234,5 @@ function Differ({ comparison: { a, b, differ } }: { comparison: Comparison }) {
 }
 
 function mark({ version }: Version, said: string | null, label: string): string {
-  return `${version}: ${said ?? "not asked"}${said === label ? " ✓" : ""}`;
+  return `${version}: ${said === label ? "✓ " : ""}${said ?? "not asked"}`; // the mark first: a long name is cut
 }

@@ -54,7 +54,7 @@ export function ImageGrid({ items, more, isLoading = false }: Props) {
             if (rest < MORE) more?.();
           }}
         >
-          {rest > 0 && !more ? `Show more of ${count(rest)}` : "Show more"}
+          {rest > 0 && !more ? `Show more, ${count(rest)} are left` : "Show more"}
         </Button>
       )}
     </div>

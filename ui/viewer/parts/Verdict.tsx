@@ -1,5 +1,5 @@
 /** The gate's verdict of a run in pictures: the holdout, each category, who is taken for whom, corrections fixed and broken. */
-import { useState } from "react";
+import { useId, useState } from "react";
 import { Link } from "wouter";
 import { Button } from "../../shared/components/Button.tsx";
 import { Card } from "../../shared/components/Card.tsx";
@@ -23,7 +23,7 @@ export function VerdictSentence({ run, rules }: SentenceProps) {
   const reasons = (run.verdict.reasons ?? []) as { name: string; passed: boolean; sentence: string }[];
   return (
     <section className="verdict" data-good={isPromoted} aria-label="Verdict">
-      <p className="verdict-sentence">{run.verdict.sentence}</p>
+      <p className="verdict-sentence">{run.verdict.sentence.replaceAll(" %", "\u00a0%")}</p>
       {reasons.length > 0 && (
         <ul className="verdict-reasons">
           {reasons.map(({ name, passed, sentence }) => (
@@ -51,7 +51,8 @@ function Measured({ rule }: { rule: GateRule | undefined }) {
     if (unit === "fraction") return percent(number);
     if (unit === "categories") return counted(number, "category", "categories");
     if (unit === "corrections") return counted(number, "correction");
-    return `${Number(number.toFixed(1))} points`.replace("-", "−");
+    const points = Number(number.toFixed(1));
+    return `${points} ${Math.abs(points) === 1 ? "point" : "points"}`.replace("-", "−");
   };
   return (
     <span className="verdict-measured soft small number">
@@ -124,18 +125,25 @@ interface CategoriesProps {
   /** What the ring and the point are: "before" and "now" unless told otherwise. */
   words?: readonly [before: string, now: string];
   of?: string;
+  level?: 2 | 3;
 }
 
 export function Categories({
   categories,
   words: [before, now] = ["before", "now"],
   of = "images",
+  level = 2,
 }: CategoriesProps) {
   const [isWhole, setWhole] = useState(false);
   const known = categories.filter(({ images }) => images > 0);
   if (known.length === 0 && categories.some(({ generated_images: images }) => images)) {
     return (
-      <Categories words={[before, now]} categories={categories.map(generatedOnly)} of="generated images" />
+      <Categories
+        words={[before, now]}
+        categories={categories.map(generatedOnly)}
+        of="generated images"
+        level={level}
+      />
     );
   }
   const isFirst = known.every(({ champion_recall: recall }) => recall === null);
@@ -147,7 +155,7 @@ export function Categories({
   const shown = isWhole ? sorted : sorted.slice(0, FEW);
   if (known.length === 0) return null;
   return (
-    <Card title="Each category">
+    <Card title="Each category" level={level}>
       <p className="soft small">
         How many of its {of} were recognised
         {isFirst ? (
@@ -311,53 +319,60 @@ interface MatrixProps {
 }
 
 function Matrix({ categories, counts, images: what }: MatrixProps) {
+  const note = useId();
   return (
-    // A region that scrolls has to be reachable with the keyboard.
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: see above
-    <section className="matrix-scroll" aria-label="Confusion matrix" tabIndex={0}>
-      <table className="matrix">
-        <caption className="small soft">
-          Down: what it is. Across: what the new version says. Counts of {what}.
-        </caption>
-        <thead>
-          <tr>
-            <td />
-            {categories.map((name) => (
-              <th key={name} scope="col">
-                <span>{name}</span>
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {counts.map((row, actual) => {
-            const of = row.reduce((sum, images) => sum + images, 0);
-            return (
-              <tr key={categories[actual]}>
-                <th scope="row">{categories[actual]}</th>
-                {row.map((images, predicted) => (
-                  <td
-                    key={categories[predicted]}
-                    className="number"
-                    data-right={actual === predicted || undefined}
-                    title={`${categories[actual]}: ${images} of ${of} taken for ${categories[predicted]}`}
-                  >
-                    {images > 0 && (
-                      <span
-                        className="matrix-shade"
-                        style={{ opacity: 0.1 + (0.3 * images) / of }}
-                        aria-hidden="true"
-                      />
-                    )}
-                    <span className={images === 0 ? "matrix-none" : "matrix-count"}>{images}</span>
-                  </td>
-                ))}
-              </tr>
-            );
-          })}
-        </tbody>
-      </table>
-    </section>
+    <div>
+      {/* A region that scrolls has to be reachable with the keyboard. */}
+      <section
+        className="matrix-scroll"
+        aria-label="Confusion matrix"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: see above
+        tabIndex={0}
+      >
+        <table className="matrix" aria-describedby={note}>
+          <thead>
+            <tr>
+              <td />
+              {categories.map((name) => (
+                <th key={name} scope="col">
+                  <span>{name}</span>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {counts.map((row, actual) => {
+              const of = row.reduce((sum, images) => sum + images, 0);
+              return (
+                <tr key={categories[actual]}>
+                  <th scope="row">{categories[actual]}</th>
+                  {row.map((images, predicted) => (
+                    <td
+                      key={categories[predicted]}
+                      className="number"
+                      data-right={actual === predicted || undefined}
+                      title={`${categories[actual]}: ${images} of ${of} taken for ${categories[predicted]}`}
+                    >
+                      {images > 0 && (
+                        <span
+                          className="matrix-shade"
+                          style={{ opacity: 0.1 + (0.3 * images) / of }}
+                          aria-hidden="true"
+                        />
+                      )}
+                      <span className={images === 0 ? "matrix-none" : "matrix-count"}>{images}</span>
+                    </td>
+                  ))}
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </section>
+      <p id={note} className="small soft matrix-note">
+        Down: what it is. Across: what the new version says. Counts of {what}.
+      </p>
+    </div>
   );
 }
 
