@@ -12,6 +12,8 @@ const TILE_WIDTH = 148;
 const NARROW_TILE = 108;
 const TILE_HEIGHT = 224; // a reason takes three lines
 const PLAIN_TILE_HEIGHT = 160;
+const NARROW_PLAIN_TILE_HEIGHT = 176; // when it was said takes two lines
+const NARROW = 560;
 
 interface Props {
   items: readonly ListedCorrection[];
@@ -37,7 +39,6 @@ export function CorrectionGrid({
   canAccept,
   hasReasons,
 }: Props) {
-  const tileHeight = hasReasons ? TILE_HEIGHT : PLAIN_TILE_HEIGHT;
   const place = useRef<HTMLUListElement>(null);
   const [{ top, width }, setPlace] = useState({ top: 0, width: 1000 });
   useEffect(() => {
@@ -50,7 +51,10 @@ export function CorrectionGrid({
     measure();
     return () => watcher.disconnect();
   }, []);
-  const columns = Math.max(2, Math.floor(width / (width < 560 ? NARROW_TILE : TILE_WIDTH)));
+  const isNarrow = width < NARROW;
+  const plainHeight = isNarrow ? NARROW_PLAIN_TILE_HEIGHT : PLAIN_TILE_HEIGHT;
+  const tileHeight = hasReasons ? TILE_HEIGHT : plainHeight;
+  const columns = Math.max(2, Math.floor(width / (isNarrow ? NARROW_TILE : TILE_WIDTH)));
   const rows = Math.ceil(items.length / columns);
   const virtual = useWindowVirtualizer({
     count: rows,
@@ -167,7 +171,7 @@ const Tile = memo(function Tile({ item, isChosen, isAt, canChoose, press }: Tile
         {label}
       </span>
       {!reviewed_at && (
-        <span className="tile-line">
+        <span className="tile-line tile-when">
           <LocalTime at={received_at} />
           {SOURCES[source] && ` · ${SOURCES[source]}`}
         </span>
