@@ -56,16 +56,18 @@ export function ModelChoice() {
 interface Props {
   /** The page's heading until its own is there. */
   title: string;
+  /** Of that heading, so that its size stays when the page's own comes. */
+  titleClass?: string;
   children: (model: Model) => ReactNode;
 }
 
 /** Shows its children once there is a model; else what is the matter. */
-export function WithModel({ title, children }: Props) {
+export function WithModel({ title, titleClass, children }: Props) {
   const model = useModel();
   if (model !== undefined) return children(model);
   return (
     <div className="stack">
-      <h1>{title}</h1>
+      <h1 className={titleClass}>{title}</h1>
       <WhyNone />
     </div>
   );

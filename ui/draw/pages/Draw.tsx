@@ -36,7 +36,7 @@ const said = new Cell<Said | null>(null);
 
 export function Draw() {
   return (
-    <WithModel title="Draw something">
+    <WithModel title="Draw something" titleClass="draw-heading">
       {(model) => (canBeDrawnFor(model) ? <Studio model={model} /> : <NoDrawing model={model} />)}
     </WithModel>
   );
@@ -45,7 +45,7 @@ export function Draw() {
 function NoDrawing({ model }: { model: Model }) {
   return (
     <div className="stack">
-      <h1>Draw something</h1>
+      <h1 className="draw-heading">Draw something</h1>
       <Empty title={`${model.name} looks at photos, not at drawings`}>
         <p>
           <Link href={withKept("/upload")}>Upload one</Link>, or choose another model above.
@@ -94,7 +94,7 @@ function Studio({ model }: { model: Model }) {
   return (
     <>
       <div className="draw">
-        <h1 className="draw-title">Draw something</h1>
+        <h1 className="draw-title draw-heading">Draw something</h1>
         <p className="draw-can soft">{known(model)}</p>
         <div className="draw-sheet">
           <Canvas sketch={sketch} />
