@@ -56,6 +56,10 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class _Missing(Exception):
+    """There is no such object."""
+
+
 @dataclass(frozen=True)
 class Listed:
     name: str
@@ -70,20 +74,10 @@ class Objects:
     """
 
     def __init__(self, url: str, *, endpoint: str | None = None, public_url: str | None = None) -> None:
-        import fsspec  # with s3fs half a second, which nobody pays who has no STORAGE_URL
-
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.bucket, self._prefix = parts.netloc, parts.path.strip("/")
         self._endpoint, self._public_url = endpoint, public_url
-        self._fs = fsspec.filesystem(
-            "s3",
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            endpoint_url=endpoint,
-            config_kwargs=_client_options(endpoint),
-        )
-        self._fs.retries = 1  # the caller decides whether to wait
 
     @cached_property
     def _client(self) -> Any:
@@ -97,32 +91,38 @@ class Objects:
     def put(self, name: str, data: bytes) -> None:
         """Returns when the server has it, whole."""
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        with self._told("store", name, missing_is_refused=True):
-            self._fs.pipe_file(self._path(name), data, ChecksumSHA256=checksum)
+        with self._told("store", name):
+            self._client.put_object(
+                Bucket=self.bucket, Key=self._key(name), Body=data, ChecksumSHA256=checksum
+            )
 
     def put_file(self, name: str, path: Path) -> None:
         """Large files go in parts; a file that grows meanwhile is put as it was or as it is."""
         if path.stat().st_size <= 8_000_000:
             self.put(name, path.read_bytes())
             return
-        with self._told("store", name, missing_is_refused=True):
-            self._fs.put_file(str(path), self._path(name))
+        with self._told("store", name):
+            self._client.upload_file(str(path), self.bucket, self._key(name))
 
     def get(self, name: str) -> bytes | None:
         """None: there is no such object."""
         try:
             with self._told("fetch", name):
-                data: bytes = self._fs.cat_file(self._path(name))
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name))
+                data: bytes = answer["Body"].read()
                 return data
-        except FileNotFoundError:
+        except _Missing:
             return None
 
     def get_file(self, name: str, path: Path) -> bool:
         """Whole, or not at all. False: there is no such object."""
         try:
             with replacing(path) as temporary, self._told("fetch", name):
-                self._fs.get_file(self._path(name), str(temporary))
-        except FileNotFoundError:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name))
+                with temporary.open("wb") as file:
+                    for chunk in answer["Body"].iter_chunks(1 << 20):
+                        file.write(chunk)
+        except _Missing:
             return False
         return True
 
@@ -130,8 +130,8 @@ class Objects:
         """Changes with the object. None: there is no such object."""
         try:
             with self._told("look at", name):
-                return str(self._fs.info(self._path(name))["ETag"])
-        except FileNotFoundError:
+                return str(self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ETag"])
+        except _Missing:
             return None
 
     def remove(self, names: Iterable[str]) -> None:
@@ -145,16 +145,17 @@ class Objects:
 
     def list(self, prefix: str) -> list[Listed]:
         """All below a folder."""
-        try:
-            with self._told("list", prefix):
-                found = self._fs.find(self._path(prefix), detail=True)
-        except FileNotFoundError:
-            return []
-        cut = len(self._path(""))
-        return [
-            Listed(path[cut:].lstrip("/"), int(about["size"]), about["LastModified"])
-            for path, about in found.items()
-        ]
+        cut = len(self._key(""))
+        folder = self._key(prefix).rstrip("/")
+        with self._told("list", prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{folder}/" if folder else ""
+            )
+            return [
+                Listed(each["Key"][cut:], int(each["Size"]), each["LastModified"])
+                for page in pages
+                for each in page.get("Contents", [])
+            ]
 
     def link(self, name: str, file_name: str, seconds: int) -> str:
         """An address that gives this one object to whoever has it, until then; a browser saves it as `file_name`."""
@@ -222,33 +223,28 @@ class Objects:
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _path(self, name: str) -> str:
-        return f"{self.bucket}/{self._key(name)}"
-
     @contextmanager
-    def _told(self, verb: str, name: str, *, missing_is_refused: bool = False) -> Iterator[None]:
-        """Whatever a client of S3 raises, as StoreUnavailable; FileNotFoundError goes through."""
+    def _told(self, verb: str, name: str) -> Iterator[None]:
+        """Whatever a client of S3 raises, as StoreUnavailable, or _Missing; what this disk says goes through."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
         try:
             yield
-        except FileNotFoundError as exc:
-            if missing_is_refused:
+        except ClientError as exc:
+            code = str(exc.response["Error"]["Code"])
+            if code in ("NoSuchKey", "404"):
+                raise _Missing(name) from exc
+            if code == "NoSuchBucket":
                 raise StoreUnavailable(
                     f"cannot {verb} {name}: the bucket {self.bucket} is not there; `emend storage` makes it"
                 ) from exc
-            raise
-        except Unavailable:
-            raise
-        except Exception as exc:  # four libraries' errors, of which none is a bug of ours
-            if isinstance(exc, OSError) and exc.filename is not None:
-                raise  # of this disk
+            raise self._unavailable(verb, name, exc, code) from exc
+        except (BotoCoreError, HTTPClientError, Boto3Error) as exc:
             raise self._unavailable(verb, name, exc) from exc
 
-    def _unavailable(self, verb: str, name: str, exc: Exception) -> StoreUnavailable:
-        why = (
-            f"{type(exc).__name__}: {exc}"
-            if isinstance(exc, PermissionError | OSError)
-            else type(exc).__name__
-        )
+    def _unavailable(self, verb: str, name: str, exc: Exception, code: str | None = None) -> StoreUnavailable:
+        why = code or type(exc).__name__
         return StoreUnavailable(f"cannot {verb} {name}: the object store {self.where} does not do it ({why})")
 
 

@@ -15,11 +15,12 @@ import httpx
 import onnx
 import pytest
 
+from pipeline import starter
 from pipeline.git import git
 from tests.support.kills import stopped
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.processes import free_port, stop_group, wait_for_http
-from tests.support.stack import Stack, drawings, encode, running_stack
+from tests.support.stack import Stack, encode, running_stack
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,9 @@ def elsewhere(stack: Stack, module: str, port_setting: str, folder: Path) -> Ite
 
 
 def test_what_people_say_to_any_gateway_is_learned_and_seen_in_any_viewer(
-    stack: Stack, store: ObjectStore, quickdraw: Path, tmp_path: Path
+    stack: Stack, store: ObjectStore, tmp_path: Path
 ) -> None:
-    pixels = drawings(quickdraw, "cat", 1_500, 30)
+    pixels, _ = starter.generate(3, seed=91, processes=1)
     with (
         elsewhere(stack, "api", "EMEND_API_PORT", tmp_path / "gateway") as gateway,
         elsewhere(stack, "viewer", "EMEND_VIEWER_PORT", tmp_path / "viewer") as viewer,
@@ -134,19 +135,20 @@ def test_links_give_a_versions_graph_and_a_runs_report(stack: Stack) -> None:
 
 
 def test_while_the_store_hangs_predictions_answer_corrections_are_refused_and_runs_wait(
-    stack: Stack, store: ObjectStore, quickdraw: Path
+    stack: Stack, store: ObjectStore
 ) -> None:
-    image = drawings(quickdraw, "star", 1_500, 1)[0]
+    image, waiting = starter.generate(2, seed=92, processes=1)[0][:2]
+    stack.correct(waiting, "clock")
     with stopped(store.process):
         assert stack.predict(image)["label"]
-        refused = stack.api.post("/save-image/", json={"image": encode(image), "label": "star"})
+        refused = stack.api.post("/save-image/", json={"image": encode(image), "label": "clock"})
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "store_unavailable"
         assert refused.headers["retry-after"]
         run_id = stack.start_run(force=True)
         log = stack.data_dir / "logs" / "runs" / str(run_id) / "version.log"
-        stack.wait_until(lambda: log.exists() and "waiting: " in log.read_text(), 120)
+        stack.wait_until(lambda: log.exists() and "waiting: " in log.read_text(), 60)
         assert stack.run(run_id)["status"] == "running"
-    again = stack.correct(image, "star")
+    again = stack.correct(image, "clock")
     assert again["status"] == "accepted"
     assert stack.finish(run_id)["status"] in ("succeeded", "rejected")

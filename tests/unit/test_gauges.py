@@ -146,18 +146,21 @@ def test_a_firing_counts_from_when_the_expression_was_written(model: str) -> Non
 
 
 def test_each_correction_is_timed_once_when_a_version_with_it_goes_live(model: str) -> None:
-    gauges = Gauges()
+    gauges, now = (
+        Gauges(),
+        datetime.now(UTC),
+    )  # not the module's: a version goes live at the database's present
     with session() as db:
         put_live(db, model, 1)
-    gauges.refresh(NOW)
+    gauges.refresh(now)
     assert value("correction_live_seconds_count", model=model) == 0
     with session() as db:
         for hours in (1, 2):
-            correct(db, model, 2, NOW - timedelta(hours=hours))
-        correct(db, model, 3, NOW)  # in a later dataset: not live yet
+            correct(db, model, 2, now - timedelta(hours=hours))
+        correct(db, model, 3, now)  # in a later dataset: not live yet
         put_live(db, model, 2)
-    gauges.refresh(NOW)
-    gauges.refresh(NOW)
+    gauges.refresh(now)
+    gauges.refresh(now)
     assert value("correction_live_seconds_count", model=model) == 2
     assert value("correction_live_seconds_sum", model=model) == pytest.approx(3 * 3600, abs=60)
 
