@@ -1,5 +1,5 @@
 """The loop with an object store: a second gateway and a second viewer share nothing with the pipeline but it and the
-database; while it is away predictions answer, corrections are refused and runs wait.
+database; while it hangs predictions answer and corrections are refused.
 """
 
 from __future__ import annotations
@@ -134,21 +134,14 @@ def test_links_give_a_versions_graph_and_a_runs_report(stack: Stack) -> None:
     assert stack.api.get("/models/doodles/versions/99/link").status_code == 404
 
 
-def test_while_the_store_hangs_predictions_answer_corrections_are_refused_and_runs_wait(
+def test_while_the_store_hangs_predictions_answer_and_corrections_are_refused(
     stack: Stack, store: ObjectStore
 ) -> None:
-    image, waiting = starter.generate(2, seed=92, processes=1)[0][:2]
-    stack.correct(waiting, "clock")
+    image = starter.generate(1, seed=92, processes=1)[0][0]
     with stopped(store.process):
         assert stack.predict(image)["label"]
         refused = stack.api.post("/save-image/", json={"image": encode(image), "label": "clock"})
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "store_unavailable"
         assert refused.headers["retry-after"]
-        run_id = stack.start_run(force=True)
-        log = stack.data_dir / "logs" / "runs" / str(run_id) / "version.log"
-        stack.wait_until(lambda: log.exists() and "waiting: " in log.read_text(), 60)
-        assert stack.run(run_id)["status"] == "running"
-    again = stack.correct(image, "clock")
-    assert again["status"] == "accepted"
-    assert stack.finish(run_id)["status"] in ("succeeded", "rejected")
+    assert stack.correct(image, "clock")["status"] == "accepted"
