@@ -378,6 +378,7 @@ def test_ctrl_c_while_a_run_is_followed_says_that_it_goes_on(
         real(seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
     assert exit_code("run", "--model", "pets") == 130
     assert "run 1 goes on; `emend cancel 1` ends it" in capsys.readouterr().err
     with session() as db:
