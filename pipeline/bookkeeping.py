@@ -8,7 +8,7 @@ What they must know of the registry is asked before the transaction: a row must 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -198,18 +198,6 @@ def _adopt_dataset(db: Session, model: str, home: Path) -> None:
     _versioned(db, unrecorded, manifest, {**results, "version": {"dataset_version": dataset_version}})
     db.flush()
     _log.warning("adopted a dataset version that was not recorded", dataset=dataset_version, run_id=run_id)
-
-
-def with_correction(model: str, sha256s: Sequence[str]) -> set[str]:
-    """Of these images, those that a correction names."""
-    found: set[str] = set()
-    with session() as db:
-        for start in range(0, len(sha256s), 5_000):
-            query = select(Correction.image_sha256).where(
-                Correction.model == model, Correction.image_sha256.in_(sha256s[start : start + 5_000])
-            )
-            found.update(db.scalars(query))
-    return found
 
 
 def _untrained_images(db: Session, model: str) -> int:

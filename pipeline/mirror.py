@@ -37,6 +37,7 @@ RETRY_SECONDS = 5.0
 
 _log = telemetry.get_logger("mirror")
 _history_lock = threading.Lock()
+_files_lock = threading.Lock()  # a page asks for fifty pictures at once: one thread brings what they need
 _looked_at: dict[Path, tuple[float, str | None]] = {}  # when, and the bundle's etag
 _shards_of: dict[Path, str | None] = {}  # the bundle's etag whose dataset is here
 
@@ -233,27 +234,6 @@ def _send_images(store: Objects, home: Path, say: Callable[[str], None]) -> int:
     return len(missing)
 
 
-def sweep(models: Sequence[str], with_correction: Callable[[str, list[str]], set[str]]) -> tuple[int, int]:
-    """Removes pictures without a correction that are older than a day, and unfinished uploads. (pictures, uploads)
-
-    with_correction: of a model's hashes, those that a correction names. Raises StoreUnavailable.
-    """
-    store = objects.store()
-    if store is None:
-        return 0, 0
-    before = time.time() - 86_400
-    removed = 0
-    for model in models:
-        for folder in ("images", "originals"):
-            old = [e.name for e in store.list(f"{model}/{folder}") if e.modified_at.timestamp() < before]
-            named = {Path(name).stem: name for name in old}
-            known = with_correction(model, list(named)) if named else set()
-            orphans = [name for sha256, name in named.items() if sha256 not in known]
-            store.remove(orphans)
-            removed += len(orphans)
-    return removed, store.abort_old_uploads()
-
-
 # What a viewer elsewhere brings
 
 
@@ -274,7 +254,7 @@ def bring_history(home: Path) -> bool:
         if time.monotonic() - looked_at < LOOK_AGAIN_SECONDS:
             return False
         newest = store.etag(f"{home.name}/{BUNDLE}")
-        _looked_at[home] = (time.monotonic(), newest)
+        _looked_at[home] = (time.monotonic(), etag)
         if newest is None or newest == etag:
             return False
         bundle = home / BUNDLE
@@ -285,6 +265,7 @@ def bring_history(home: Path) -> bool:
             git(home, "init", "--quiet", "--bare", "--initial-branch=main", str(home / ".git"))
         git(home, "fetch", "--quiet", "--prune", str(bundle), "+refs/*:refs/*")
         bundle.unlink()
+        _looked_at[home] = (time.monotonic(), newest)
         return True
 
 
@@ -293,18 +274,19 @@ def bring_shards(home: Path) -> None:
     if not is_elsewhere(home):
         return
     bring_history(home)
-    etag = _looked_at[home][1]
-    if _shards_of.get(home) == etag:
-        return
-    listed = _listed(home, "HEAD:dataset.dvc", lambda told: str(told["outs"][0]["md5"]))
-    files = [(home / "dataset" / each["relpath"], str(each["md5"])) for each in listed]
-    missing = [
-        (path, md5)
-        for path, md5 in files
-        if not path.exists() or (path.suffix != ".parquet" and md5_of(path) != md5)
-    ]
-    objects.in_parallel(lambda item: _bring_cached(home, *item), missing)
-    _shards_of[home] = etag
+    with _files_lock:
+        etag = _looked_at[home][1]
+        if _shards_of.get(home) == etag:
+            return
+        listed = _listed(home, "HEAD:dataset.dvc", lambda told: str(told["outs"][0]["md5"]))
+        files = [(home / "dataset" / each["relpath"], str(each["md5"])) for each in listed]
+        missing = [
+            (path, md5)
+            for path, md5 in files
+            if not path.exists() or (path.suffix != ".parquet" and md5_of(path) != md5)
+        ]
+        objects.in_parallel(lambda item: _bring_cached(home, *item), missing)
+        _shards_of[home] = etag
 
 
 def bring_shard(home: Path, dataset_version: int) -> None:
@@ -322,11 +304,12 @@ def bring_outputs(home: Path, revision: str, names: Iterable[str]) -> None:
     def model_of(told: dict[str, Any]) -> str:
         return next(str(out["md5"]) for out in told["stages"]["train"]["outs"] if out["path"] == "model")
 
-    for each in _listed(home, f"{revision}:dvc.lock", model_of):
-        if each["relpath"] in wanted:
-            path = cached(home, str(each["md5"]))
-            if not path.exists():
-                _bring_cached(home, path, str(each["md5"]))
+    with _files_lock:
+        for each in _listed(home, f"{revision}:dvc.lock", model_of):
+            if each["relpath"] in wanted:
+                path = cached(home, str(each["md5"]))
+                if not path.exists():
+                    _bring_cached(home, path, str(each["md5"]))
 
 
 def cached(home: Path, md5: str) -> Path:

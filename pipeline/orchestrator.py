@@ -104,25 +104,20 @@ class Orchestrator:
                 self._take(run_id)
 
     def _keep_store(self) -> None:
-        """What a killed orchestrator had not sent yet goes there; then, daily, what nobody needs any more leaves."""
-        sent = False
+        """What a killed orchestrator had not sent yet goes there; then, daily, unfinished uploads leave."""
+        store, sent = objects.store(), False
+        assert store is not None
         while not self._shutdown.is_set():
             try:
                 if not sent:
                     mirror.send_missing(settings().data_dir, _log.info)
                     sent = True
-                self._sweep_store()
+                _log.info("object store swept", unfinished_uploads=store.abort_old_uploads())
                 wait_seconds = DAY_SECONDS
             except Unavailable as exc:
                 _log.warning("the object store is looked after later", reason=exc.message)
                 wait_seconds = 60.0
             self._shutdown.wait(wait_seconds)
-
-    def _sweep_store(self) -> None:
-        with session() as db:
-            models = db.scalars(select(Model.name)).all()
-        pictures, uploads = mirror.sweep(models, bookkeeping.with_correction)
-        _log.info("object store swept", orphaned_pictures=pictures, unfinished_uploads=uploads)
 
     def _take(self, run_id: int) -> None:
         """Claims a queued run, ends a cancelled one, marks an orphan. Leaves what another process holds."""
