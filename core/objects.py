@@ -6,7 +6,7 @@
 
 Without STORAGE_URL there is none, and the data folder is all there is. Keys, endpoint and region are the AWS_ variables
 that every S3 client reads. What is put is checked by the server against its SHA-256 and is whole or absent; what is
-got is checked against the same. Nothing here waits long: `patiently` is for those who can.
+got is checked against the same. Nothing here waits long: core.patience is for those who can.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ from core.storage import replacing
 CONNECT_SECONDS = 3
 READ_SECONDS = 5  # between two packets, not for a whole object
 AT_ONCE = 16  # requests of bring_all
-PATIENCE_SECONDS = 600.0
 UPLOAD_HOURS = 24  # an upload in parts that is older was given up by a process that is gone
 
 # What the server says when the request itself can never work: what to look at.
@@ -266,21 +264,6 @@ def _store(chosen: Settings) -> Objects | None:
         if value is not None:  # .env may hold them: DVC, MLflow and boto3 look into the environment only
             os.environ[name] = value if isinstance(value, str) else value.get_secret_value()
     return Objects(chosen.storage_url, endpoint=chosen.aws_endpoint_url, public_url=chosen.storage_public_url)
-
-
-def patiently(work: Callable[[], _T], say: Callable[[str], None], seconds: float = PATIENCE_SECONDS) -> _T:
-    """Again while the store is away. Raises StoreUnavailable after so long."""
-    give_up_at = time.monotonic() + seconds
-    delay_seconds = 0.5
-    while True:
-        try:
-            return work()
-        except StoreUnavailable as exc:
-            if time.monotonic() + delay_seconds > give_up_at:
-                raise
-            say(f"waiting: {exc.message}")
-        time.sleep(delay_seconds)  # between two tries
-        delay_seconds = min(10.0, delay_seconds * 2)
 
 
 def in_parallel(work: Callable[[_T], None], items: Sequence[_T]) -> None:

@@ -26,6 +26,7 @@ import yaml
 from core import __version__, objects
 from core.errors import DiskFull, EmendError
 from core.objects import StoreUnavailable
+from core.patience import patiently
 from core.settings import settings
 from core.storage import write_durably, write_json
 from pipeline import mirror
@@ -34,6 +35,7 @@ from pipeline.git import HomeLocked, WorkspaceError, git
 
 PROJECT = Path(__file__).parents[1]
 WEIGHTS = ("model.onnx", "weights.safetensors")  # in model/ and base/; what else is there is small
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5, 20  # of DVC's S3 client
 PRESETS = {"doodles": PROJECT / "params.yaml", "photos": PROJECT / "pipeline" / "presets" / "photos.yaml"}
 
 _IGNORED = "/dataset\n/base\n/model\n/inbox\n/imports\n/originals\n/quarantine\n/runs\n"
@@ -286,9 +288,12 @@ def _push(repo: Any, home: Path) -> int:
     url = mirror.dvc_remote(home)
     if url is None:
         return 0
-    patience = {"connect_timeout": 5, "read_timeout": 20} if url.startswith("s3://") else {}
+    limits = {}
+    if url.startswith("s3://"):
+        limits = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "read_timeout": READ_TIMEOUT_SECONDS}
+        _ask_for_no_leave_to_send()
     with repo.config.edit("local") as config:
-        config["remote"]["emend"] = {"url": url, **patience}
+        config["remote"]["emend"] = {"url": url, **limits}
         config["core"]["remote"] = "emend"
 
     store = objects.store()
@@ -306,7 +311,16 @@ def _push(repo: Any, home: Path) -> int:
             raise WorkspaceError(f"DVC could not push to {url}: {exc}") from exc
 
     # The stage's own output, under what keeps DVC quiet.
-    return objects.patiently(push, lambda text: print(text, file=sys.__stdout__, flush=True))
+    return patiently(push, lambda text: print(text, file=sys.__stdout__, flush=True))
+
+
+def _ask_for_no_leave_to_send() -> None:
+    """botocore asks S3 for a `100 Continue` before each body, and DVC's S3 client waits for that without limit."""
+    from botocore import handlers
+
+    handlers.BUILTIN_HANDLERS[:] = [
+        each for each in handlers.BUILTIN_HANDLERS if each[1] is not handlers.add_expect_header
+    ]
 
 
 def _commit(home: Path, message: str) -> str:
@@ -317,7 +331,7 @@ def _commit(home: Path, message: str) -> str:
 
 
 def _send_history(home: Path) -> None:
-    objects.patiently(lambda: mirror.send_history(home), print)
+    patiently(lambda: mirror.send_history(home), print)
 
 
 def _tag(home: Path, name: str, commit: str) -> None:

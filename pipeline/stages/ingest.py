@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core import objects
+from core.patience import patiently
 from pipeline import mirror
 from pipeline.stages import Result, StageRun, main
 
@@ -57,7 +57,7 @@ def missing_files(home: Path, manifest: dict[str, Any]) -> list[dict[str, str | 
     waiting = [
         (inbox_path(home, c), str(c["image_sha256"])) for c in manifest["corrections"] if not c["withdrawn"]
     ]
-    objects.patiently(lambda: mirror.bring_waiting(home, waiting), print)
+    patiently(lambda: mirror.bring_waiting(home, waiting), print)
     missing: list[dict[str, str | None]] = []
     for correction in manifest["corrections"]:
         path = inbox_path(home, correction)

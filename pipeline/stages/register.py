@@ -1,16 +1,21 @@
 """register: the challenger becomes a version in the MLflow registry, also when the gate said no.
 
 The only place that imports mlflow (1.5 s and more), which is why the orchestrator warms this stage up while
-`train` works. A repeated attempt finds the version the first one made by its MLflow run.
+`train` works. It waits while MLflow or its store is away: a repeated attempt finds the version the first one made by
+its MLflow run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from core.registry import Registry, Version
+from core.patience import patiently
+from core.redaction import Redaction
+from core.registry import Registry, RegistryUnavailable, Version
 from core.settings import settings
 from core.storage import write_json
 from pipeline import workspace
@@ -21,6 +26,10 @@ EXTRA_FILES = ("categories.json", "input.json", "example_answer.json", "weights.
 
 def register(stage: StageRun) -> Result:
     """Log the model with MLflow as a new version, with its figures and origin."""
+    return patiently(lambda: _register(stage), print)
+
+
+def _register(stage: StageRun) -> Result:
     model: str = stage.manifest["model"]
     verdict = stage.result_of("evaluate")["verdict"]
     with Registry(settings().mlflow_tracking_uri) as registry:
@@ -28,7 +37,8 @@ def register(stage: StageRun) -> Result:
         mlflow_run = stage.manifest.get("mlflow_run_id") or _new_mlflow_run(registry, stage)
         version = _already_there(registry, model, mlflow_run)
         if version is None:
-            _log_model(stage, model, mlflow_run)
+            with _away_when_mlflow_is():
+                _log_model(stage, model, mlflow_run)
             version = _already_there(registry, model, mlflow_run)
             assert version is not None
         registry.set_tags(model, version.version, _tags(stage, verdict))
@@ -57,6 +67,25 @@ def _new_mlflow_run(registry: Registry, stage: StageRun) -> str:
 
 def _already_there(registry: Registry, model: str, mlflow_run: str) -> Version | None:
     return next((v for v in registry.versions(model) if v.run_id == mlflow_run), None)
+
+
+@contextmanager
+def _away_when_mlflow_is() -> Iterator[None]:
+    """Raises RegistryUnavailable for what mlflow raises when the server, or the store behind it, is away."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as exc:
+        if isinstance(exc, MlflowException):
+            status = exc.get_http_status_code()
+        else:
+            status = 503 if exc.response is None else exc.response.status_code
+        if status < 500:
+            raise
+        why = Redaction.of(settings()).of_text(str(exc))
+        raise RegistryUnavailable(f"MLflow did not take the model: {why}") from exc
 
 
 def _log_model(stage: StageRun, model: str, mlflow_run: str) -> None:
@@ -111,6 +140,8 @@ def _parameters(stage: StageRun) -> dict[str, str]:
 def _warm_up() -> None:
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the stage itself waits, and says so
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     import mlflow
     import mlflow.models
     import mlflow.onnx

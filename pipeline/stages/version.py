@@ -11,6 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
+from core.patience import patiently
 from core.registry import Registry
 from core.settings import settings
 from core.storage import replacing, write_json
@@ -82,13 +83,14 @@ def _bring_base(stage: StageRun) -> None:
     base = stage.home / "base"
     if base.exists() and read_json(base / "version.json")["version"] == champion:
         return
-    fresh = stage.folder / "base"
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh, downloaded = stage.folder / "base", stage.folder / "champion"
+    for left in (fresh, downloaded):
+        shutil.rmtree(left, ignore_errors=True)
     if champion is not None:
         with Registry(settings().mlflow_tracking_uri) as registry:
-            registry.download(stage.manifest["model"], champion, stage.folder / "champion")
-        _keep_model_files(stage.folder / "champion", fresh)
-        shutil.rmtree(stage.folder / "champion")
+            patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
+        _keep_model_files(downloaded, fresh)
+        shutil.rmtree(downloaded)
     write_json(fresh / "version.json", {"version": champion})
     old = stage.folder / "base.old"
     shutil.rmtree(old, ignore_errors=True)

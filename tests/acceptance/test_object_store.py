@@ -1,5 +1,5 @@
 """The loop with an object store: a second gateway and a second viewer share nothing with the pipeline but it and the
-database; while it hangs predictions answer and corrections are refused.
+database; while it hangs predictions answer, corrections are refused and runs wait.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import starter
 from pipeline.git import git
-from tests.support.kills import stopped
+from tests.support.kills import stage, stopped
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.processes import free_port, stop_group, wait_for_http
 from tests.support.stack import Stack, encode, running_stack
@@ -31,7 +31,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="module")
 def stack(store: ObjectStore) -> Iterator[Stack]:
-    with running_stack(environment=store.environment) as started:
+    impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    with running_stack(environment=store.environment | impatient) as started:
         yield started
 
 
@@ -145,3 +146,26 @@ def test_while_the_store_hangs_predictions_answer_and_corrections_are_refused(
         assert refused.json()["error"]["code"] == "store_unavailable"
         assert refused.headers["retry-after"]
     assert stack.correct(image, "clock")["status"] == "accepted"
+
+
+def test_a_run_waits_while_the_store_hangs_and_goes_on_when_it_answers(
+    stack: Stack, store: ObjectStore
+) -> None:
+    for image in starter.generate(3, seed=93, processes=1)[0]:
+        stack.correct(image, "clock")
+    run = stack.start_run(force=True)
+    with stopped(store.process):
+        _wait_until_it_waits(stack, run, "version")
+    with ExitStack() as hung:
+        with stopped(stage(stack, "register", run)):  # it is warm before its turn
+            stack.wait_for_stage(run, "register")
+            hung.enter_context(stopped(store.process))
+        _wait_until_it_waits(stack, run, "register")
+    ended = stack.finish(run)
+    assert ended["status"] in ("succeeded", "rejected"), ended["message"]
+    assert [each["attempt"] for each in ended["stages"]] == [1] * len(ended["stages"])
+
+
+def _wait_until_it_waits(stack: Stack, run: int, name: str) -> None:
+    log = stack.data_dir / "logs" / "runs" / str(run) / f"{name}.log"
+    stack.wait_until(lambda: log.exists() and "waiting: " in log.read_text(), 120)

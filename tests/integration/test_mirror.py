@@ -4,8 +4,10 @@ when it did not arrive.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import yaml
 from core.objects import StoreUnavailable
 from core.settings import settings
 from pipeline import mirror, workspace
-from pipeline.git import git
+from pipeline.git import WorkspaceError, git
 from tests.support.object_store import BUCKET, ObjectStore, object_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")  # in DVC
@@ -95,3 +97,63 @@ def test_a_shard_that_is_damaged_in_the_store_is_not_taken(
     with pytest.raises(StoreUnavailable, match="is damaged in the object store"):
         mirror.bring_shards(home)
     assert list((home / "dataset").glob("*")) == []
+
+
+class NeverTakesAnything(BaseHTTPRequestHandler):
+    """Knows no object, and hangs where one is to be sent: before the `100 Continue` a client may ask for, or after."""
+
+    protocol_version = "HTTP/1.1"
+    server: HangingServer
+
+    def do_HEAD(self) -> None:
+        self._answer(404, b"")
+
+    def do_GET(self) -> None:
+        self._answer(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+
+    def do_PUT(self) -> None:
+        self.server.asked_to_store.set()
+        self.server.over.wait(120)
+        self.close_connection = True
+
+    def handle_expect_100(self) -> bool:
+        self.do_PUT()
+        return False
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class HangingServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), NeverTakesAnything)
+        self.asked_to_store, self.over = threading.Event(), threading.Event()
+
+
+def test_a_push_that_is_never_answered_ends(
+    origin: Path, at: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = HangingServer()
+    threading.Thread(target=hanging.serve_forever, daemon=True).start()
+    monkeypatch.delenv("STORAGE_URL")
+    monkeypatch.setenv("DVC_REMOTE_URL", "s3://emend/dvc")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{hanging.server_address[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(workspace, "READ_TIMEOUT_SECONDS", 1)
+    at("pipeline")
+    try:
+        with pytest.raises(WorkspaceError, match="could not push"):
+            workspace.push(origin)
+        assert hanging.asked_to_store.is_set()
+    finally:
+        hanging.over.set()
+        hanging.shutdown()
+        hanging.server_close()

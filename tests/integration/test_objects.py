@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from core.errors import ConfigurationError
-from core.objects import Objects, StoreUnavailable, patiently
+from core.objects import Objects, StoreUnavailable
+from core.patience import patiently
 from tests.support.object_store import BUCKET, KEY, SECRET, ObjectStore, object_store
 
 
