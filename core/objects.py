@@ -71,11 +71,11 @@ class Objects:
     Names are relative, with `/`. Every method raises StoreUnavailable.
     """
 
-    def __init__(self, url: str, *, endpoint: str | None = None, public_url: str | None = None) -> None:
+    def __init__(self, url: str, *, endpoint: str | None = None, links_url: str | None = None) -> None:
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.bucket, self._prefix = parts.netloc, parts.path.strip("/")
-        self._endpoint, self._public_url = endpoint, public_url
+        self._endpoint, self._links_url = endpoint, links_url or endpoint
 
     @cached_property
     def _client(self) -> Any:
@@ -157,7 +157,7 @@ class Objects:
 
     def link(self, name: str, file_name: str, seconds: int) -> str:
         """An address that gives this one object to whoever has it, until then; a browser saves it as `file_name`."""
-        client = _client(self._public_url or self._endpoint)
+        client = _client(self._links_url)
         parameters = {
             "Bucket": self.bucket,
             "Key": self._key(name),
@@ -263,7 +263,7 @@ def _store(chosen: Settings) -> Objects | None:
     ):
         if value is not None:  # .env may hold them: DVC, MLflow and boto3 look into the environment only
             os.environ[name] = value if isinstance(value, str) else value.get_secret_value()
-    return Objects(chosen.storage_url, endpoint=chosen.aws_endpoint_url, public_url=chosen.storage_public_url)
+    return Objects(chosen.storage_url, endpoint=chosen.aws_endpoint_url, links_url=chosen.storage_links_url)
 
 
 def in_parallel(work: Callable[[_T], None], items: Sequence[_T]) -> None:

@@ -57,6 +57,7 @@ COMPOSE_NAMES = (
     *("EMEND_BIND", "EMEND_PORT", "EMEND_PUBLIC_HOST"),
     *("EMEND_NGINX_RESOLVER", "EMEND_NGINX_PORT", "EMEND_NGINX_TLS_PORT"),
     *("EMEND_GATEWAYS", "EMEND_VIEWERS", "EMEND_PAGES", "EMEND_MLFLOW", "EMEND_GRAFANA"),
+    *("EMEND_OBJECTS", "EMEND_BUCKET"),
     *("EMEND_PREDICTIONS_PER_SECOND", "EMEND_PREDICTIONS_BURST"),
     *("EMEND_CORRECTIONS_PER_SECOND", "EMEND_CORRECTIONS_BURST"),
     *("EMEND_CONNECTIONS_PER_ADDRESS", "EMEND_SLOW_CLIENT_SECONDS"),
@@ -183,6 +184,14 @@ class Settings(BaseSettings):
             return f"{self.public_url}/mlflow"
         parts = urlsplit(self.mlflow_tracking_uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
+    def storage_links_url(self) -> str | None:
+        """What links to objects begin with. A name without a dot is a container's: nginx passes those links on."""
+        if self.storage_public_url is not None or self.aws_endpoint_url is None:
+            return self.storage_public_url
+        inside = "." not in (urlsplit(self.aws_endpoint_url).hostname or "")
+        return self.public_url if inside and self.public_url is not None else self.aws_endpoint_url
 
     @property
     def serving_url(self) -> str:

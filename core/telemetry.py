@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -50,6 +51,19 @@ IDS = ("request_id", "run_id", "correction_id")  # on every line of what they na
 
 bind = structlog.contextvars.bind_contextvars
 unbind = structlog.contextvars.unbind_contextvars
+
+
+@lru_cache(maxsize=4096)  # routes and statuses are few; to look a series up takes longer than to count
+def _request_series(service: str, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    total = REQUESTS.labels(service, method, route, str(status))
+    return total, REQUEST_SECONDS.labels(service, route)
+
+
+def count_request(service: str, method: str, route: str, status: int, seconds: float) -> None:
+    """An HTTP request was answered. No label may be what a stranger sent."""
+    total, duration = _request_series(service, method, route, status)
+    total.inc()
+    duration.observe(seconds)
 
 
 def keep_versions(metrics: Iterable[Counter | Gauge | Histogram], model: str, kept: Collection[str]) -> None:

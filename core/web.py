@@ -191,6 +191,7 @@ class Observed:
         self.app = app
         self.service = service
         self.body_bytes = 0  # of the requests under way
+        telemetry.BODY_BYTES.labels(service).set_function(lambda: self.body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -235,8 +236,7 @@ class Observed:
             self.count(-body.seen_bytes)
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
-            telemetry.REQUESTS.labels(self.service, _known_method(scope["method"]), route, str(status)).inc()
-            telemetry.REQUEST_SECONDS.labels(self.service, route).observe(seconds)
+            telemetry.count_request(self.service, _known_method(scope["method"]), route, status, seconds)
             if route not in ("/metrics", "/healthz", "/readyz"):
                 _log.info(
                     "request",
@@ -248,7 +248,6 @@ class Observed:
 
     def count(self, size_bytes: int) -> None:
         self.body_bytes += size_bytes
-        telemetry.BODY_BYTES.labels(self.service).set(self.body_bytes)
 
 
 class _Body:

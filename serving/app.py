@@ -150,8 +150,7 @@ class ModelServer:
             seconds = time.perf_counter() - started
             route = request.scope["route"].path
             metrics.SCORED.labels(label, counted_as, str(status)).inc()
-            telemetry.REQUESTS.labels("serving", "POST", route, str(status)).inc()
-            telemetry.REQUEST_SECONDS.labels("serving", route).observe(seconds)
+            telemetry.count_request("serving", "POST", route, status, seconds)
             log.info(
                 "scored", model=label, version=version, status=status, milliseconds=round(seconds * 1000, 1)
             )

@@ -32,7 +32,7 @@ T = TypeVar("T")
 FOLDER = Path(__file__).parent / "images"
 CA_BUNDLE_PATH = "/usr/local/share/machine-ca.pem"
 BUILD_TIMEOUT_SECONDS = 1800.0
-DEBIAN_SUITES = ("bookworm", "trixie")
+DEBIAN_SUITES = ("bookworm", "trixie", "forky")
 LABEL = "emend.recipe"
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -61,7 +61,7 @@ class Image:
 IMAGES = (
     Image("python", "python:3.11-slim-bookworm"),
     Image("postgres", "postgres:17.11-trixie"),
-    Image("nginx", "nginxinc/nginx-unprivileged:1.26.3"),
+    Image("nginx", "nginxinc/nginx-unprivileged:1.30.6"),
     Image("prometheus", "prom/prometheus:v2.53.3"),
     Image("node-exporter", "prom/node-exporter:v1.9.0"),
     Image("alertmanager", "prom/alertmanager:v0.28.1"),

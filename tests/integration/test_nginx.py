@@ -33,6 +33,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.database import Run, RunStatus, Stage, StageStatus, Trigger
+from core.objects import Objects
 from core.pages import built
 from core.settings import COMPOSE_NAMES, Settings, settings
 from tests.support.mlflow_server import MlflowServer
@@ -46,6 +47,7 @@ from tests.support.nginx import (
     defaults,
     names_form,
 )
+from tests.support.object_store import BUCKET, ObjectStore, object_store
 from tests.support.pages_stand import DOODLES, Service, Stand
 from tests.support.processes import free_port
 
@@ -973,3 +975,56 @@ def test_the_defaults_are_those_of_the_services() -> None:
 def test_each_name_may_stand_in_env() -> None:
     settings_names = {str(f.validation_alias.choices[0]) for f in Settings.model_fields.values()}  # type: ignore[union-attr]
     assert set(defaults()) <= settings_names | set(COMPOSE_NAMES)
+
+
+# --- Links to objects
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("s3")) as started:
+        started.client().create_bucket(Bucket=BUCKET)
+        started.client().put_object(Bucket=BUCKET, Key="test/a report+more.json", Body=b"found")
+        yield started
+
+
+def test_a_signed_link_gives_its_object_and_no_other(
+    whole: Whole, objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in objects.environment.items():
+        monkeypatch.setenv(name, value)
+    port = objects.url.rpartition(":")[2]
+    with (
+        whole.nginx(tmp_path, EMEND_OBJECTS=f"objects.test:{port}", EMEND_BUCKET=BUCKET) as nginx,
+        nginx.client() as client,
+    ):
+        store = Objects(objects.environment["STORAGE_URL"], endpoint=objects.url, links_url=PUBLIC_URL)
+        link = store.link("a report+more.json", "report.json", 60).removeprefix(PUBLIC_URL)
+        given = client.get(link)
+        assert (given.status_code, given.content) == (200, b"found")
+        assert given.headers["content-disposition"] == 'attachment; filename="report.json"'
+        part = client.get(link, headers={"Range": "bytes=1-2"})
+        assert (part.status_code, part.content) == (206, b"ou")
+
+        path, _, query = link.partition("?")
+        unsigned = (client.get(path), client.get(f"/{BUCKET}/?list-type=2"))
+        assert [each.status_code for each in unsigned] == [404, 404]
+        assert client.get(f"/{BUCKET}/?list-type=2&{query}").status_code == 403
+        assert client.get(f"{path}.other?{query}").status_code == 403
+        assert client.put(link, content=b"mine").status_code == 401
+        with nginx.client(admin=True) as admin:
+            assert admin.put(link, content=b"mine").status_code == 403
+    assert store.get("a report+more.json") == b"found"
+
+
+def test_links_begin_with_the_public_address_where_nobody_outside_reaches_the_store() -> None:
+    def links_url(**given: str) -> str | None:
+        return Settings(_env_file=None, **given).storage_links_url  # type: ignore[arg-type]
+
+    inside, public = "http://minio:9000", "https://emend.example"
+    amazon = "https://s3.eu-central-1.amazonaws.com"
+    assert links_url(AWS_ENDPOINT_URL=inside, EMEND_PUBLIC_URL=public) == public
+    assert links_url(AWS_ENDPOINT_URL=amazon, EMEND_PUBLIC_URL=public) == amazon
+    assert links_url(AWS_ENDPOINT_URL=inside) == inside
+    assert links_url(AWS_ENDPOINT_URL=inside, STORAGE_PUBLIC_URL=amazon) == amazon
+    assert links_url(EMEND_PUBLIC_URL=public) is None

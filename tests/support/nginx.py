@@ -30,7 +30,7 @@ from tests.support.processes import free_port, stop_group, wait_for_http
 
 SOURCE = Path(__file__).parents[2] / "deploy" / "nginx"
 BINARY = os.environ.get("TEST_NGINX") or shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-NAMES = ("gateway.test", "viewer.test", "pages.test", "mlflow.test", "grafana.test")
+NAMES = ("gateway.test", "viewer.test", "pages.test", "mlflow.test", "grafana.test", "objects.test")
 PUBLIC_NAME = "emend.test"
 ADMIN, PASSWORD = "admin", "only for tests"
 
