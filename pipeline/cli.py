@@ -114,7 +114,7 @@ def up() -> None:
     The first start makes starter drawings and trains version 1 of `doodles`. Ctrl-C stops everything; starting
     again continues where it was.
     """
-    from pipeline import supervisor
+    from pipeline import first_start, supervisor
 
     chosen = settings()
     with supervisor.single_instance(chosen.data_dir):
@@ -131,6 +131,8 @@ def up() -> None:
         try:
             _first_start(watching)
             watching.wait_until_ready(180)
+            if first_start.has_champion() and not watching.answers(f"{chosen.serving_url}/health", 30):
+                _say("no version answers yet; `emend doctor` says why")
             if not watching.stopping:
                 _print_addresses()
                 _print_resumable()

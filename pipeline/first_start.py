@@ -37,9 +37,9 @@ def prepare(say: Callable[[str], None], meanwhile: Callable[[Callable[[], None]]
     meanwhile: does the drawing (half a minute) beside something else; False when it was told to stop.
     """
     models.make(MODEL, MODEL)
+    if has_champion():
+        return None
     with session() as db:
-        if receipts.champion_version(db, MODEL) is not None:
-            return None
         has_data = db.scalar(select(Import.id).where(Import.model == MODEL).limit(1)) is not None
         latest = db.scalar(select(Run).where(Run.model == MODEL).order_by(Run.id.desc()).limit(1))
     if not has_data:
@@ -68,6 +68,11 @@ def is_to_come() -> bool:
             and db.scalar(select(Run.id).where(Run.model == MODEL).limit(1)) is None
             and db.scalar(select(Import.id).where(Import.model == MODEL).limit(1)) is None
         )
+
+
+def has_champion() -> bool:
+    with session() as db:
+        return receipts.champion_version(db, MODEL) is not None
 
 
 def was_interrupted(run_id: int) -> bool:

@@ -228,13 +228,14 @@ def _verdict(said: list[str], reasons: list[Outcome], figures: Figures) -> Verdi
 
 
 def _holdout_not_worse(holdout: Paired, rule: GateParams) -> Outcome:
-    passed = 100 * holdout.low > -rule.margin_points
+    margin = rule.margin_points
+    passed = 100 * holdout.low > -margin
     if passed:
-        sentence = f"a loss of {rule.margin_points:g} points on the holdout is ruled out"
+        sentence = f"a loss of {margin:g} {'point' if margin == 1 else 'points'} on the holdout is ruled out"
     else:
         sentence = (
             f"a loss of {-100 * holdout.low:.2f} points on the holdout is not ruled out "
-            f"({rule.margin_points:g} allowed)"
+            f"({margin:g} allowed)"
         )
     return Outcome("holdout_not_worse", passed, sentence)
 

@@ -235,6 +235,16 @@ class Supervisor:
                 raise ConfigurationError(f"no answer after {seconds:g} s from {named}")
             self._stopping.wait(0.1)
 
+    def answers(self, url: str, seconds: float) -> bool:
+        """Whether it does within so long; looks after the processes meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping.is_set() and time.monotonic() < deadline:
+            if _answers(url):
+                return True
+            self.look()
+            self._stopping.wait(0.1)
+        return False
+
     def look(self) -> None:
         """Starts again what has died."""
         if self._stopping.is_set():

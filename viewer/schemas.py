@@ -391,7 +391,7 @@ class Report(_Answer):
                         "value": 0.4,
                         "unit": "points",
                         "held": True,
-                        "sentence": "a loss of 1 points on the holdout is ruled out",
+                        "sentence": "a loss of 1 point on the holdout is ruled out",
                     }
                 ]
             },

@@ -948,7 +948,7 @@ export interface components {
      *             "held": true,
      *             "limit": -1,
      *             "name": "holdout_not_worse",
-     *             "sentence": "a loss of 1 points on the holdout is ruled out",
+     *             "sentence": "a loss of 1 point on the holdout is ruled out",
      *             "unit": "points",
      *             "value": 0.4
      *           }
