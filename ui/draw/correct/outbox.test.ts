@@ -74,6 +74,19 @@ it("sends what an earlier page left", async () => {
   expect(await keeper.all()).toEqual([]);
 });
 
+it("lets the others pass one that the gateway stumbles over", async () => {
+  answer = ({ key }) => {
+    if (key === "a") throw new ApiError(500, "internal", "something went wrong");
+    return { correction_id: key } as Sent;
+  };
+  await outbox.add(said("a"));
+  await outbox.add(said("b"));
+  await vi.advanceTimersByTimeAsync(3 * FIRST_RETRY_MS); // the second pause is longer
+  expect([...outbox.state.sent.keys()]).toEqual(["b"]);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(outbox.state).toMatchObject({ isAway: true, waiting: [{ key: "a" }], refused: [] });
+});
+
 it("puts a refused one aside, and goes on with the next", async () => {
   answer = ({ key }) => {
     if (key === "a") throw new ApiError(400, "invalid_label", "label is empty");

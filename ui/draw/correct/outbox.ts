@@ -159,7 +159,9 @@ export class Outbox {
       const pauseMs = Math.max(this.retryMs, 1000 * (error.retryAfterSeconds ?? 0));
       this.timer = setTimeout(() => void this.drain(), pauseMs);
       this.retryMs = Math.min(2 * this.retryMs, LONGEST_RETRY_MS);
-      this.become({ isAway: true, nextTryAt: Date.now() + pauseMs });
+      // An unexpected error may be of this one alone: it holds up no other.
+      const waiting = error.status === 500 ? [...rest(), statement] : this.state.waiting;
+      this.become({ waiting, isAway: true, nextTryAt: Date.now() + pauseMs });
       return false;
     }
   }
