@@ -46,6 +46,23 @@ it("stops at an error until it is told to try again, and keeps what it has", asy
   expect(made.state.items).toHaveLength(20);
 });
 
+it("asks again for all that is shown, and shows it when it has come", async () => {
+  const { made, asked } = list();
+  made.more();
+  await settled();
+  made.more();
+  await settled();
+  made.refresh();
+  expect(made.state.items).toHaveLength(20);
+  await settled();
+  expect(made.state).toMatchObject({ isLoading: false, isDone: false });
+  expect(made.state.items).toEqual(Array.from({ length: 20 }, (_, at) => TOTAL - at));
+  expect(asked).toEqual([null, "16", null, "16"]);
+  made.more();
+  await settled();
+  expect(made.state.items).toHaveLength(TOTAL);
+});
+
 it("begins anew from the newest, and drops an answer that is late", async () => {
   const { made } = list();
   made.more();

@@ -21,6 +21,8 @@ export interface Endless<T> {
   error: Error | null;
 }
 
+const MOST_REFRESHED = 1_000;
+
 type Load<T> = (before: string | null, signal: AbortSignal) => Promise<Page<T>>;
 
 export class EndlessList<T> {
@@ -55,26 +57,36 @@ export class EndlessList<T> {
     void this.fetch(null, (items) => items);
   }
 
+  /** What is shown, as it is now: nobody is taken back to the top, unless there is more of it than is worth asking for. */
+  refresh(): void {
+    this.request?.abort();
+    this.become({ error: null });
+    const least = Math.min(this.state.items.length, MOST_REFRESHED);
+    void this.fetch(null, (items) => items, least);
+  }
+
   end(): void {
     this.request?.abort();
     this.request = null;
     this.become({ isLoading: false });
   }
 
-  private async fetch(before: string | null, put: (items: T[]) => T[]): Promise<void> {
+  /** least: so many items, or all there are, before anything is shown of them. */
+  private async fetch(before: string | null, put: (items: T[]) => T[], least = 1): Promise<void> {
     const request = new AbortController();
     this.request = request;
     this.become({ isLoading: true });
     try {
-      const page = await this.load(before, request.signal);
-      if (request !== this.request) return;
-      this.next = page.next_before;
-      this.become({
-        items: put(page.items),
-        error: null,
-        isLoading: false,
-        isDone: page.next_before === null,
-      });
+      const items: T[] = [];
+      let next = before;
+      do {
+        const page = await this.load(next, request.signal);
+        if (request !== this.request) return;
+        items.push(...page.items);
+        next = page.next_before;
+      } while (next !== null && items.length < least);
+      this.next = next;
+      this.become({ items: put(items), error: null, isLoading: false, isDone: next === null });
     } catch (error) {
       if (request !== this.request) return;
       this.become({ isLoading: false, error: error as Error });
@@ -110,5 +122,6 @@ export function useEndless<T>(key: readonly unknown[], load: Load<T>) {
   const more = useCallback(() => list.more(), [list]);
   const retry = useCallback(() => list.retry(), [list]);
   const renew = useCallback(() => list.renew(), [list]);
-  return { ...state, more, retry, renew };
+  const refresh = useCallback(() => list.refresh(), [list]);
+  return { ...state, more, retry, renew, refresh };
 }

@@ -40,14 +40,14 @@ export function Receipts() {
       (stage === "version" && status === "succeeded") ||
       (stage === null && !isActive({ status } as never))
     ) {
-      list.renew();
+      list.refresh();
     }
   });
-  const { renew } = list;
+  const { refresh } = list;
   const arrived = sent.size;
   useEffect(() => {
-    if (arrived > 0) renew();
-  }, [arrived, renew]);
+    if (arrived > 0) refresh();
+  }, [arrived, refresh]);
   const first = list.items.length === 0;
   return (
     <div className="stack">
@@ -145,30 +145,37 @@ export function OneReceipt() {
   );
 }
 
+/** The version that was asked and the live one; where they are the same, the one that was trained on it since. */
 function TwoVersions({ receipt }: { receipt: Receipt }) {
   const { data } = useModels();
   const model = data?.models.find(({ name }) => name === receipt.model);
-  const before = receipt.prediction?.version ?? receipt.history[0]?.version;
-  const after = model?.champion?.version;
+  const live = model?.champion?.version;
+  const asked = receipt.prediction?.version ?? receipt.history[0]?.version;
+  const judged = receipt.history.map(({ version }) => version).filter((version) => version !== asked);
+  const other = live === asked ? judged.at(-1) : live;
+  const say = (version: number, than: number) => {
+    if (version === live) return version < than ? "live again" : "live now";
+    return version < than ? "before" : "undone since";
+  };
   return (
     <Card title="The same picture, two versions">
-      {model === undefined || after === undefined ? (
+      {model === undefined || live === undefined ? (
         <p className="soft receipts-two">No version is live to compare with.</p>
-      ) : before === undefined || before === after ? (
+      ) : asked === undefined || other === undefined ? (
         <p className="soft receipts-two">
-          Version {after} is live, and{" "}
-          {before === after ? "it was the one that answered" : "no older one was asked"}. When the next one
-          is, both stand here.
+          Version {live} is live, and{" "}
+          {asked === live ? "it was the one that answered" : "no older one was asked"}. When the next one is,
+          both stand here.
         </p>
       ) : (
         <Replay
           model={model}
           image={imageOf(receipt.correction_id)}
           label={receipt.label}
-          before={Math.min(before, after)}
-          after={Math.max(before, after)}
-          beforeIs={after < before ? "live again" : "before"}
-          afterIs={after < before ? "undone since" : "live now"}
+          before={Math.min(asked, other)}
+          after={Math.max(asked, other)}
+          beforeIs={say(Math.min(asked, other), Math.max(asked, other))}
+          afterIs={say(Math.max(asked, other), Math.min(asked, other))}
         />
       )}
     </Card>
