@@ -39,7 +39,10 @@ def begin(service: str) -> None:
         _log.warning("the database cannot be used", reason=exc.message)
         return
     except DBAPIError as exc:
-        _log.warning("the database cannot be used", reason=" ".join(str(exc.orig).split()))
+        said = " ".join(str(exc.orig).split())
+        _log.warning(
+            "the database cannot be used", reason=f"{said}; is DATABASE_URL right? `emend doctor` looks"
+        )
         return
     if abs(apart) > MOST_CLOCK_SECONDS:
         _log.warning(

@@ -57,7 +57,7 @@ esac
 # The CPU build has a local version (2.15.0+cpu), which satisfies the lock's ==2.15.0 and is left alone; its CUDA
 # packages are then not needed.
 if is_cpu_torch; then
-    grep -vE '^(nvidia-|cuda-|triton)' "$LOCK" >"$VENV/requirements.txt"
+    grep -vE '^(nvidia-(cu|n)|cuda-|triton)' "$LOCK" >"$VENV/requirements.txt"
 else
     cp "$LOCK" "$VENV/requirements.txt"
 fi

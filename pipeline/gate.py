@@ -234,8 +234,7 @@ def _holdout_not_worse(holdout: Paired, rule: GateParams) -> Outcome:
         sentence = f"a loss of {margin:g} {'point' if margin == 1 else 'points'} on the holdout is ruled out"
     else:
         sentence = (
-            f"a loss of {-100 * holdout.low:.2f} points on the holdout is not ruled out "
-            f"({margin:g} allowed)"
+            f"a loss of {-100 * holdout.low:.2f} points on the holdout is not ruled out ({margin:g} allowed)"
         )
     return Outcome("holdout_not_worse", passed, sentence)
 

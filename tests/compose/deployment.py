@@ -201,6 +201,15 @@ class Deployment:
         os.kill(container.process_id, signal.SIGKILL)
         return container
 
+    @contextmanager
+    def paused(self, service: str) -> Iterator[None]:
+        """It accepts connections, and answers nothing."""
+        self.compose("pause", service)
+        try:
+            yield
+        finally:
+            self.compose("unpause", service)
+
     def wait_for_restart(self, killed: Container, seconds: float = 180) -> None:
         def is_back() -> bool:
             now = next(each for each in self.containers(killed.service) if each.id == killed.id)

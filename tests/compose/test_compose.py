@@ -15,10 +15,11 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import onnx
 import pytest
 
 from pipeline import starter
-from tests.compose.deployment import BLANK, OURS, ROOT, Deployment
+from tests.compose.deployment import BLANK, OURS, ROOT, Deployment, encode
 from tests.compose.engine import CommandFailed, engine_environment
 
 pytestmark = pytest.mark.timeout(3600)
@@ -39,6 +40,7 @@ LENIENT_GATE = {
     "category_alpha": 1e-6,
     "new_category_recall_floor": 0.0,
 }
+KEPT_PATHS = ("/api/pipeline_runs", "/api/corrections?limit=200", "/api/models/doodles/promotions")
 BRIEF_TRAINING = {"warm_epochs": 1, "min_steps": 20}
 EDIT_PARAMS = f"""
 import pathlib, yaml
@@ -235,7 +237,74 @@ def test_the_command_line_knows_the_deployment(deployment: Deployment) -> None:
     assert "Promoted" in deployment.exec(orchestrator, "emend", "show", "2")
 
 
+def test_signed_links_give_a_versions_graph_and_a_runs_report_from_outside(deployment: Deployment) -> None:
+    link = deployment.admin.get("/api/models/doodles/versions/2/link").json()["url"]
+    assert link.startswith(f"{deployment.url}/")
+    graph = httpx.get(link)
+    assert graph.status_code == 200
+    assert onnx.load_from_string(graph.content).graph.output
+    report = httpx.get(deployment.admin.get("/api/pipeline_runs/2/report/link").json()["url"])
+    assert report.json()["data"]["verdict"]["sentence"].startswith("Promoted: ")
+    assert httpx.get(link.partition("?")[0]).status_code == 404
+    assert deployment.api.get("/api/models/doodles/versions/2/link").status_code == 401
+
+
+def test_connections_to_the_services_are_kept(deployment: Deployment) -> None:
+    """As only a new nginx does."""
+    settings = deployment.exec(deployment.containers("nginx")[0], "cat", "/tmp/nginx/nginx.conf")
+    assert "names-kept.inc" in settings
+
+
 # --- Bad days
+
+
+@pytest.mark.parametrize(
+    ("service", "wrong", "said"),
+    [
+        ("gateway", "DATABASE_URL=postgresql://emend:quite-wrong@postgres/emend", "password authentication failed"),
+        ("setup", "DATABASE_URL=postgresql://emend:quite-wrong@postgres/emend", "password authentication failed"),
+        ("setup", "AWS_SECRET_ACCESS_KEY=quite-wrong", "AWS_SECRET_ACCESS_KEY"),
+        ("setup", "STORAGE_URL=s3://Not_A_Bucket/production", "Not_A_Bucket"),
+        ("setup", "AWS_ENDPOINT_URL=http://nowhere:9000", "AWS_ENDPOINT_URL"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_said_by_name_at_the_start(
+    deployment: Deployment, service: str, wrong: str, said: str
+) -> None:
+    command = {"gateway": ("timeout", "20", "python", "-m", "api"), "setup": ("emend", "prepare")}[service]
+    with pytest.raises(CommandFailed) as raised:
+        deployment.compose("run", "--rm", "--no-deps", "--env", wrong, service, *command)
+    printed = str(raised.value).partition("exited with code")[2]
+    assert said in printed
+    assert wrong.partition("=")[0] in printed
+    assert "quite-wrong" not in printed
+    assert "Traceback" not in printed
+
+
+def test_while_the_store_hangs_predictions_answer_and_corrections_are_refused(
+    deployment: Deployment, drawings: list[tuple[bytes, str]]
+) -> None:
+    image, label = drawings.pop()
+    with deployment.paused("minio"):
+        assert deployment.predict(image).status_code == 200
+        refused = deployment.api.post("/api/save-image/", json={"image": encode(image), "label": label})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "store_unavailable"
+    deployment.wait_until(lambda: bool(deployment.correct(image, label)), 60, "corrections are taken again")
+
+
+def test_nobody_notices_that_prometheus_is_away(
+    deployment: Deployment, drawings: list[tuple[bytes, str]]
+) -> None:
+    deployment.compose("stop", "prometheus")
+    try:
+        with deployment.somebody_asking() as statuses:
+            assert deployment.correct(*drawings.pop())
+            for path in ("/", "/runs/", "/api/pipeline_runs", "/api/models"):
+                assert deployment.api.get(path).status_code == 200
+        assert set(statuses) <= {200}
+    finally:
+        deployment.compose("up", "--detach", "--wait", "prometheus")
 
 
 @pytest.mark.parametrize("service", LONG_RUNNING)
@@ -287,12 +356,7 @@ def test_down_and_up_again_keeps_everything(
     deployment: Deployment, drawings: list[tuple[bytes, str]]
 ) -> None:
     kept = deployment.correct(*drawings.pop())
-    paths = (
-        f"/api/corrections/{kept}",
-        "/api/pipeline_runs",
-        "/api/corrections?limit=200",
-        "/api/models/doodles/promotions",
-    )
+    paths = (f"/api/corrections/{kept}", *KEPT_PATHS)
     asked = drawings.pop()[0]
     before = [deployment.api.get(path).json() for path in paths]
     answered = deployment.predict(asked).json()
@@ -303,4 +367,34 @@ def test_down_and_up_again_keeps_everything(
     assert (again["version"], again["label"]) == (answered["version"], answered["label"])
     assert again["probabilities"] == pytest.approx(answered["probabilities"], abs=1e-5)
     assert [deployment.api.get(path).json() for path in paths] == before
+    assert deployment.correct(*drawings.pop())
+
+
+def test_a_backup_made_inside_is_restored_into_a_new_deployment(
+    deployment: Deployment, drawings: list[tuple[bytes, str]], tmp_path: Path
+) -> None:
+    kept = deployment.correct(*drawings.pop())
+    asked = drawings.pop()[0]
+    before = [deployment.api.get(path).json() for path in KEPT_PATHS]
+    answered = deployment.predict(asked).json()
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    backups.chmod(0o777)  # the user inside is none of this machine's
+    inside = ("run", "--rm", "--no-deps", "--volume", f"{backups}:/backups", "orchestrator", "emend")
+    made = json.loads(deployment.compose(*inside, "backup", "/backups", "--json"))
+    assert made["missing_pictures"] == []
+
+    deployment.compose("down", "--volumes")
+    deployment.compose("up", "--detach", "--wait", "postgres", "minio")
+    deployment.compose(*inside, "restore", "/backups")
+    deployment.start_again()
+    assert [deployment.api.get(path).json() for path in KEPT_PATHS] == before
+    assert deployment.receipt(kept)["correction_id"] == kept
+    assert deployment.api.get(f"/api/corrections/{kept}/image").status_code == 200
+    again = deployment.predict(asked).json()
+    assert (again["version"], again["label"]) == (answered["version"], answered["label"])
+    link = deployment.admin.get(f"/api/models/doodles/versions/{again['version']}/link").json()["url"]
+    assert httpx.get(link).status_code == 200
+    report = f"/runs/pipeline_runs/{deployment.api.get(KEPT_PATHS[0]).json()['runs'][0]['run_id']}/report"
+    assert deployment.api.get(report).status_code == 200
     assert deployment.correct(*drawings.pop())
