@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= auto
+# Most of what tests do is wait for other processes.
+TEST_PROCESSES ?= 2
 # Not .lock, which uv itself takes: it would wait for us.
 ALONE := $(PYTHON) deploy/alone.py $(VENV)/.one-make
 export PYTHONUTF8 = 1
@@ -28,7 +30,7 @@ check: check-pages ## The same checks without the set-up
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 pages: setup ui/dist/.built ## Build the web pages (ui/), with the Node of .venv where there is none
 	@:

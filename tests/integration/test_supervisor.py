@@ -357,8 +357,8 @@ def test_what_is_done_while_looking_is_done_or_fails_as_it_would_alone(tmp_path:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (f"postgresql://me:hidden@127.0.0.1:{free_port()}/emend", "refused"),
-        ("no address", "no database address"),
+        pytest.param(f"postgresql://me:hidden@127.0.0.1:{free_port()}/emend", "refused", id="nobody there"),
+        pytest.param("no address", "no database address", id="no address"),
     ],
 )
 def test_a_wrong_database_address_is_said_without_its_password(url: str, says: str, tmp_path: Path) -> None:

@@ -427,5 +427,6 @@ def _wait_until_laid_out(page: Page) -> None:
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     with contextlib.suppress(PlaywrightTimeout):  # of a service that is frozen none comes
         page.wait_for_function(
-            "[...document.images].every(image => image.complete || image.loading === 'lazy')", timeout=1_000
+            "() => [...document.images].every(image => image.complete || image.loading === 'lazy')",
+            timeout=1_000,
         )
