@@ -224,14 +224,14 @@ def sentence(
     """What became of it, for the person who said it."""
     if correction.leaving:
         return (
-            f"Withdrawn: it is in dataset version {correction.dataset_version} until the next run, "
+            f"Taken back: it is in dataset version {correction.dataset_version} until the next run, "
             "which takes it out."
         )
     match correction.status:
         case CorrectionStatus.withdrawn:
             return _withdrawn_sentence(correction, trained, champion)
         case CorrectionStatus.accepted:
-            words = _missing_words(category, missing, counted=", those that wait included,")
+            words = _missing_words(category, missing, waiting="; those that wait count")
             return f"Received: it waits for the next run{_queue_words(queue)}.{words}"
         case CorrectionStatus.quarantined:
             reason = correction.reason or "no reason was recorded"
@@ -289,25 +289,27 @@ def _queue_words(queue: dict[str, int | None] | None) -> str:
     if queue is None:
         return ""
     missing, count = queue["missing_for_a_run"], queue["corrections"]
+    wait = "waits" if count == 1 else "wait"
     if missing:
-        return f", which needs {missing} more ({count} {'waits' if count == 1 else 'wait'} so far)"
-    return f" ({count} {'waits' if count == 1 else 'wait'})"
+        return f", which needs {missing} more correction{'' if missing == 1 else 's'} ({count} {wait} so far)"
+    return f" ({count} correction{'' if count == 1 else 's'} {wait})"
 
 
-def _missing_words(category: Category, missing: int, counted: str = "") -> str:
+def _missing_words(category: Category, missing: int, waiting: str = "") -> str:
     if category.state is CategoryState.retired:
         return f" The category {category.name} is retired: nothing is trained on it."
     if not missing:
         return ""
     images = "image" if missing == 1 else "images"
-    return f" The category {category.name} is new: {missing} more training {images}{counted} and it can be learned."
+    needs = f"it needs {missing} more training {images} before it can be learned"
+    return f" The category {category.name} is new: {needs}{waiting}."
 
 
 def _withdrawn_sentence(correction: Correction, trained: Sequence[int], champion: int | None) -> str:
     """trained: the versions that were trained on it. champion: the live version."""
     if correction.withdrawn_dataset_version is None:
-        return "Withdrawn: nothing was trained on it."
-    return f"Withdrawn: it {_gone_words(correction, trained, champion)}"
+        return "Taken back: nothing was trained on it."
+    return f"Taken back: it {_gone_words(correction, trained, champion)}"
 
 
 def _gone_words(correction: Correction, trained: Sequence[int], champion: int | None) -> str:

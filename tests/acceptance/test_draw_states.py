@@ -125,7 +125,7 @@ def test_without_any_model_every_page_says_what_is_missing(
 ) -> None:
     found = []
     for name, tab in tabs(scene.be("empty")).items():
-        title = "You have said nothing yet" if name == "receipts" else "There is no model yet"
+        title = "No receipts yet" if name == "receipts" else "There is no model yet"
         expect(tab.get_by_text(title)).to_be_visible()
         found += shots(tab, f"{name}-no-model")
     no_faults(found)
@@ -329,9 +329,9 @@ def test_uploads_good_unreadable_and_many(scene: Scene, page: Page, tmp_path: Pa
 def test_photos_are_uploaded_not_drawn(scene: Scene, page: Page, tmp_path: Path) -> None:
     stand = scene.be("ready")
     page.goto(f"{stand.pages.url}/#/?model=photos")
-    expect(page.get_by_text("photos looks at photos, not at drawings")).to_be_visible()
+    expect(page.get_by_text("The model “photos” looks at photos, not at drawings")).to_be_visible()
     found = shots(page, "draw-photos-model")
-    page.get_by_role("link", name="Upload one").click()
+    page.get_by_role("link", name="Upload a photo").click()
     files = [tmp_path / f"IMG_{2_041 + i}.jpg" for i in range(2)]
     for path, photo in zip(files, photos(), strict=False):
         Image.fromarray(photo).resize((640, 480), Image.Resampling.BICUBIC).save(path)
@@ -351,7 +351,7 @@ def test_addresses_that_lead_nowhere(scene: Scene, page: Page) -> None:
     found = []
     for name, address, told in (
         ("receipt-not-there", "#/receipts/01a1c7e0-0000-7000-8000-000000000000", "There is no such receipt"),
-        ("model-not-there", "#/?model=mushrooms", "There is no model named mushrooms"),
+        ("model-not-there", "#/?model=mushrooms", "There is no model named “mushrooms”"),
         ("page-not-there", "#/nothing", "There is no such page"),
     ):
         page.goto(f"{stand.pages.url}/{address}")
@@ -402,7 +402,7 @@ def test_very_full_pages(scene: Scene, page: Page) -> None:
     expect(page.locator(".history-row ins").nth(3)).to_be_visible()
     found += shots(page, "history-full-corrected", full_page=False)
     page.goto(f"{stand.pages.url}/#/history?label=cat&version=1")
-    expect(page.get_by_text("Nothing is like that")).to_be_visible()
+    expect(page.get_by_text("No answer matches these filters")).to_be_visible()
     found += shots(page, "history-nothing-like-that")
     page.goto(f"{stand.pages.url}/#/receipts")
     expect(page.locator(".receipts-row").nth(5)).to_be_visible()
@@ -423,7 +423,7 @@ STEPS = {
     "relabelled": "gave the image another label",
     "agreed": "A person looked at it and agreed",
     "leaving": "until the next run, which takes it out",
-    "withdrawn": "Withdrawn: nothing was trained on it",
+    "withdrawn": "Taken back: nothing was trained on it",
     "taken-out": "is in no dataset version from",
     "said-before": "already, with this label",
 }
@@ -456,5 +456,5 @@ def test_taking_a_correction_back_asks_first(scene: Scene, page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
     found = shots(page, "receipt-take-back", full_page=False)
     page.get_by_role("dialog").get_by_role("button", name="Take it back").click()
-    expect(page.locator(".receipt-sentence")).to_contain_text("Withdrawn")
+    expect(page.locator(".receipt-sentence")).to_contain_text("Taken back")
     no_faults(found + shots(page, "receipt-taken-back"))

@@ -526,7 +526,7 @@ def test_a_correction_is_taken_back_by_who_made_it_and_by_nobody_else(
         assert taken.status_code == 200
         schemas.ReceiptAnswer.model_validate(taken.json())
         assert (taken.json()["status"], taken.json()["waiting"]) == ("withdrawn", None)
-        assert taken.json()["sentence"] == "Withdrawn: nothing was trained on it."
+        assert taken.json()["sentence"] == "Taken back: nothing was trained on it."
     assert client.post(f"/corrections/{uuid.uuid4()}/withdraw").status_code == 404
     again = correct(client, "cat", pixels)  # said again, it is another one
     assert again["correction_id"] != kept["correction_id"]

@@ -405,7 +405,7 @@ def shots(page: Page, name: str, *, full_page: bool = True) -> list[str]:
             page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
             _wait_until_laid_out(page)
             here = f"{name} {width} {scheme}"
-            if page.evaluate("document.documentElement.scrollWidth") > width:
+            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
                 found.append(f"{here}: wider than the window")
             if (width, scheme) in ((390, "light"), (1280, "dark")):
                 found += [f"{here}: {fault}" for fault in accessibility_faults(page)]

@@ -32,7 +32,15 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
 @pytest.mark.parametrize(
     ("status", "category", "missing", "trained", "now", "waiting", "said"),
     [
-        ("accepted", CAT, 0, [], None, queue(12, 0), "Received: it waits for the next run (12 wait)."),
+        (
+            "accepted",
+            CAT,
+            0,
+            [],
+            None,
+            queue(12, 0),
+            "Received: it waits for the next run (12 corrections wait).",
+        ),
         (
             "accepted",
             CAT,
@@ -40,7 +48,7 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             None,
             queue(1, 9),
-            "Received: it waits for the next run, which needs 9 more (1 waits so far).",
+            "Received: it waits for the next run, which needs 9 more corrections (1 waits so far).",
         ),
         (
             "accepted",
@@ -49,8 +57,8 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             None,
             queue(12, 0),
-            "Received: it waits for the next run (12 wait). The category unicorn is new: 7 more training images, "
-            "those that wait included, and it can be learned.",
+            "Received: it waits for the next run (12 corrections wait). The category unicorn is new: it needs "
+            "7 more training images before it can be learned; those that wait count.",
         ),
         (
             "merged",
@@ -59,7 +67,7 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             None,
             None,
-            "In dataset version 3. The category unicorn is new: 1 more training image and it can be learned.",
+            "In dataset version 3. The category unicorn is new: it needs 1 more training image before it can be learned.",
         ),
         ("merged", CAT, 0, [], None, None, "In dataset version 3: the next version will be trained on it."),
         ("merged", CAT, 0, [4, 5], None, None, "Learned: version 4 was trained on it."),
@@ -135,7 +143,7 @@ def test_who_says_the_same_as_another_is_told_what_became_of_that() -> None:
     assert duplicate_sentence(merged, CAT, 0, [], None) == f"{known}The next version will be trained on it."
     assert (
         duplicate_sentence(merged, UNICORN, 7, [], None)
-        == f"{known}The category unicorn is new: 7 more training images and it can be learned."
+        == f"{known}The category unicorn is new: it needs 7 more training images before it can be learned."
     )
     assert (
         duplicate_sentence(merged, CAT, 0, [4], live(4, "cat"))

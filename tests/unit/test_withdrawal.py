@@ -103,7 +103,7 @@ def test_what_is_in_no_dataset_is_out_at_once() -> None:
     ids = [said(picture(i), state) for i, state in enumerate(states)]
     assert take_back(*ids) == withdrawal.Withdrawn(3, 0)
     assert {status(each) for each in ids} == {"withdrawn"}
-    assert receipt(ids[0])["sentence"] == "Withdrawn: nothing was trained on it."
+    assert receipt(ids[0])["sentence"] == "Taken back: nothing was trained on it."
     assert receipt(ids[0])["withdrawn_at"] is not None
     assert take_back(*ids) == withdrawal.Withdrawn(0, 0)
 
@@ -119,7 +119,7 @@ def test_what_is_in_a_dataset_leaves_with_the_next_run() -> None:
     assert take_back(trained, other) == withdrawal.Withdrawn(0, 2)
     assert (status(trained), status(other)) == ("merged", "exam")
     assert receipt(trained)["sentence"] == (
-        "Withdrawn: it is in dataset version 4 until the next run, which takes it out."
+        "Taken back: it is in dataset version 4 until the next run, which takes it out."
     )
     run, manifest = snapshot()
     assert {c["id"]: c["withdrawn"] for c in manifest["corrections"]} == {
@@ -129,7 +129,7 @@ def test_what_is_in_a_dataset_leaves_with_the_next_run() -> None:
     record(run, manifest, {trained: "merged", other: "superseded"}, dataset_version=5)
     assert (status(trained), status(other)) == ("withdrawn", "withdrawn")
     assert receipt(trained)["sentence"] == (
-        "Withdrawn: it is in no dataset version from 5 on. Version 4, which is live, was trained on it before."
+        "Taken back: it is in no dataset version from 5 on. Version 4, which is live, was trained on it before."
     )
     assert receipt(trained)["trained_versions"] == [4]
     with session() as db:
@@ -137,7 +137,7 @@ def test_what_is_in_a_dataset_leaves_with_the_next_run() -> None:
         assert bookkeeping._untrained_withdrawals(db, MODEL) == 1  # until a version is trained without it
         promote(db, MODEL, 5, [0, 1, 2])
         assert bookkeeping._untrained_withdrawals(db, MODEL) == 0
-    assert receipt(trained)["sentence"] == "Withdrawn: it is in no dataset version from 5 on."
+    assert receipt(trained)["sentence"] == "Taken back: it is in no dataset version from 5 on."
     assert receipt(trained)["trained_versions"] == [4]
     assert snapshot()[1]["corrections"] == []
 
@@ -164,7 +164,7 @@ def test_taken_back_while_a_run_has_it_leaves_with_the_next() -> None:
     assert {c["id"] for c in manifest["corrections"] if c["withdrawn"]} == {str(waiting), str(refused)}
     record(run, manifest, {waiting: "merged", refused: "merged"}, dataset_version=2)
     assert (status(waiting), status(refused)) == ("withdrawn", "withdrawn")
-    assert receipt(waiting)["sentence"] == "Withdrawn: it is in no dataset version from 2 on."
+    assert receipt(waiting)["sentence"] == "Taken back: it is in no dataset version from 2 on."
     assert receipt(refused)["sentence"] == (
         "A person looked at it and left it out for good. It is in no dataset version from 2 on."
     )
@@ -199,7 +199,7 @@ def test_who_takes_back_what_a_reviewer_refused_is_told_so() -> None:
     )
     assert receipt(refused)["sentence"] == "A person looked at it and left it out for good."
     take_back(refused)
-    assert receipt(refused)["sentence"] == "Withdrawn: nothing was trained on it."
+    assert receipt(refused)["sentence"] == "Taken back: nothing was trained on it."
 
 
 def test_what_others_said_too_waits_again(home: Path) -> None:

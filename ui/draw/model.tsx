@@ -98,7 +98,8 @@ function WhyNone() {
     );
   }
   return (
-    <Empty title={`There is no model named ${asked}`}>
+    <Empty title={`There is no model named “${asked}”`}>
+      <p>Choose one that is there:</p>
       <div className="row">
         {models.data.models.map(({ name }) => (
           <Button key={name} onClick={() => setModel(name)}>

@@ -6,6 +6,7 @@ import { percent } from "../../shared/format.ts";
 import "./Bars.css";
 
 const SHOWN = 6;
+const ROW_REM = 2.125; // whole pixels: half ones blur
 const KEPT = 24; // with so few categories every one keeps its element
 
 interface Props {
@@ -25,12 +26,12 @@ export function Bars({ probabilities, pale = false, shown = SHOWN }: Props) {
     <div
       className="bars"
       data-pale={pale || undefined}
-      style={{ height: `${2.1 * shown}rem` }}
+      style={{ height: `${ROW_REM * shown}rem` }}
       aria-hidden="true"
     >
       {Array.from({ length: shown }, (_, place) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: they are places
-        <span key={place} className="bars-place" style={{ transform: `translateY(${2.1 * place}rem)` }} />
+        <span key={place} className="bars-place" style={{ transform: `translateY(${ROW_REM * place}rem)` }} />
       ))}
       {rows.map(([label, share]) => {
         const place = places.get(label) ?? KEPT;
@@ -40,13 +41,13 @@ export function Bars({ probabilities, pale = false, shown = SHOWN }: Props) {
             className="bars-row"
             data-first={place === 0 || undefined}
             style={{
-              transform: `translateY(${2.1 * Math.min(place, shown)}rem)`,
+              transform: `translateY(${ROW_REM * Math.min(place, shown)}rem)`,
               opacity: place < shown ? 1 : 0,
             }}
           >
             <span className="bars-name">{label}</span>
             <span className="bars-track">
-              <span className="bars-fill" style={{ transform: `scaleX(${share})` }} />
+              <span className="bars-fill" style={{ transform: `translateX(${100 * (share - 1)}%)` }} />
             </span>
             <span className="bars-figure number">{percent(share, 0)}</span>
           </div>

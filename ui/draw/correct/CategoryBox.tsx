@@ -82,6 +82,7 @@ export function CategoryBox({ categories, onChoose, label = "Or something else" 
               key={`${item.kind} ${nameOf(item)}`}
               {...box.getItemProps({ item, index })}
               data-here={box.highlightedIndex === index || undefined}
+              data-new={item.kind === "new" || undefined}
             >
               {item.kind === "known" ? (
                 <>

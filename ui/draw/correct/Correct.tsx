@@ -14,9 +14,11 @@ interface Props {
   /** In whose order the rest is offered. */
   likely: Readonly<Record<string, number>>;
   onSay: (label: string) => void;
+  /** "Right" was there before: this is for who said no, and may think better of it. */
+  onBack?: (() => void) | undefined;
 }
 
-export function Correct({ model, answer, likely, onSay }: Props) {
+export function Correct({ model, answer, likely, onSay, onBack }: Props) {
   const said = useRef(false);
   const say = (label: string) => {
     if (said.current) return;
@@ -25,7 +27,7 @@ export function Correct({ model, answer, likely, onSay }: Props) {
   };
   return (
     <div className="correct">
-      {answer && (
+      {answer && !onBack && (
         <Button kind="primary" onClick={() => say(answer.label)}>
           <svg viewBox="0 0 16 16" aria-hidden="true" className="correct-tick">
             <path d="M3 8.5 6.5 12 13 4.5" />
@@ -42,6 +44,11 @@ export function Correct({ model, answer, likely, onSay }: Props) {
         ))}
       </fieldset>
       <CategoryBox categories={model.categories} onChoose={say} />
+      {onBack && (
+        <Button kind="quiet" onClick={onBack}>
+          Back
+        </Button>
+      )}
     </div>
   );
 }

@@ -16,7 +16,7 @@ export function Unsent() {
         <div className="unsent-line">
           <p>
             <b>{counted(waiting.length, "correction")}</b> {waiting.length === 1 ? "waits" : "wait"} to be
-            sent: Emend does not take {waiting.length === 1 ? "it" : "them"} now. Safe in this browser.
+            sent: Emend cannot take {waiting.length === 1 ? "it" : "them"} right now. Safe in this browser.
             <span className="soft number" aria-hidden="true">
               {" "}
               Next try in {seconds} s.

@@ -154,7 +154,7 @@ function Samples({ model, subject, sending, isOver }: SamplesProps) {
   return (
     <>
       <p>
-        One drawing is little to learn from. This page can draw more like yours: tilted, stretched, a little
+        One drawing is not much to learn from. This page can draw more like yours: tilted, stretched, a little
         wavy. They are marked <i>sample</i>, are never used to judge the model on real drawings, and can be
         removed at any time.
       </p>
@@ -247,14 +247,14 @@ function Retrain({ model, run, isReady }: RetrainProps) {
     <>
       {model.promotion_paused && <Paused model={model} />}
       {(run.data === undefined || !isActive(run.data)) && (
-        <div className="row">
-          {retrain}
-          <span className="soft small">
+        <>
+          <div className="row">{retrain}</div>
+          <p className="soft small">
             {estimate === null
-              ? "No run went through yet: a minute or two."
+              ? "Takes a minute or two."
               : `Takes about ${duration(estimate.seconds)}, as the last ${counted(estimate.runs, "run")} did.`}
-          </span>
-        </div>
+          </p>
+        </>
       )}
       {run.data && <StageLights run={run.data} estimate={estimate} />}
       {run.isError && <p role="alert">{sentence(run.error.message)}</p>}

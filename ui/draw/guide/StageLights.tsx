@@ -26,7 +26,9 @@ export function StageLights({ run, estimate }: Props) {
       </ol>
       <p className="small soft number">
         {isActive(run)
-          ? `${duration(elapsed)} so far${estimate ? `, ${left(estimate.seconds - elapsed)}` : ""}`
+          ? run.status === "queued"
+            ? "Waits to be started."
+            : `${whole(elapsed)} so far${estimate ? `, ${left(estimate.seconds - elapsed)}` : ""}`
           : `took ${duration(elapsed)}`}
       </p>
     </div>
@@ -35,6 +37,11 @@ export function StageLights({ run, estimate }: Props) {
 
 function stateOf(run: Run, name: string): string {
   return run.stages.find((stage) => stage.name === name)?.status ?? "waiting";
+}
+
+/** Of a clock that ticks: no parts of a second. */
+function whole(seconds: number): string {
+  return seconds < 60 ? `${Math.floor(seconds)} s` : duration(seconds);
 }
 
 function left(seconds: number): string {

@@ -46,9 +46,9 @@ function NoDrawing({ model }: { model: Model }) {
   return (
     <div className="stack">
       <h1 className="draw-heading">Draw something</h1>
-      <Empty title={`${model.name} looks at photos, not at drawings`}>
+      <Empty title={`The model “${model.name}” looks at photos, not at drawings`}>
         <p>
-          <Link href={withKept("/upload")}>Upload one</Link>, or choose another model above.
+          <Link href={withKept("/upload")}>Upload a photo</Link>, or choose another model above.
         </p>
       </Empty>
     </div>
@@ -117,11 +117,14 @@ function Studio({ model }: { model: Model }) {
               onSay={say}
             />
           ) : (
-            <p className="draw-idle soft">
-              {asked.pixels === null
-                ? "Once there is a drawing, say whether Emend got it right. It learns from what you say."
-                : "Lift your pen for a moment, then say whether it is right."}
-            </p>
+            <>
+              <p className="draw-idle soft">
+                {asked.pixels === null
+                  ? "Once there is a drawing, say whether Emend got it right. It learns from what you say."
+                  : "Lift your pen for a moment, then say whether it is right."}
+              </p>
+              {asked.pixels === null && <p className="draw-can-below soft small">{known(model)}</p>}
+            </>
           )}
         </section>
       </div>
@@ -144,7 +147,7 @@ function known({ categories, champion }: Model): string {
   const names = categories.filter(({ state }) => state === "active").map(({ name }) => name);
   if (names.length === 0) return "The model knows nothing yet: teach it.";
   const some = names.slice(0, 12).join(", ");
-  return `Knows: ${some}${names.length > 12 ? ` and ${names.length - 12} more` : ""}. Anything else can be taught.`;
+  return `Knows: ${some}${names.length > 12 ? `, and ${names.length - 12} more` : ""}. Anything else can be taught.`;
 }
 
 function Tools({ ask, asked }: { ask: () => void; asked: Asked }) {
@@ -176,7 +179,18 @@ function Tools({ ask, asked }: { ask: () => void; asked: Asked }) {
       >
         <path d="M4 6h14M9 6V4h4v2m3 0-.8 13H6.800L6 6" />
       </Tool>
-      <Button className="draw-ask" onClick={ask} aria-disabled={asked.pixels === null || asked.isFinal}>
+      <Button
+        className="draw-ask"
+        onClick={ask}
+        aria-disabled={asked.pixels === null || asked.isFinal}
+        title={
+          asked.pixels === null
+            ? "Ask: the sheet is empty"
+            : asked.isFinal
+              ? "Ask: this is the answer to the drawing as it is"
+              : "Ask for the record (Ctrl+Enter)"
+        }
+      >
         Ask
       </Button>
     </div>
@@ -276,7 +290,7 @@ function Seen({ asked, model }: { asked: Asked; model: Model }) {
           </dd>
         </div>
         <div>
-          <dt className="soft">Answers</dt>
+          <dt className="soft">Answer by</dt>
           <dd>
             {version === undefined ? "no version yet" : version === null ? "unknown" : `version ${version}`}
           </dd>
@@ -302,7 +316,8 @@ function AfterSaying({ now }: { now: Said }) {
       {answer && <ReceiptCard id={answer.correction_id} />}
       {!answer && !isRefused && (
         <p className="draw-kept">
-          {waiting.length > 0 && "Kept in this browser. Its receipt comes when Emend has it."}
+          {waiting.length > 0 &&
+            "Kept in this browser. The receipt appears here once Emend has received it. You can go on drawing."}
         </p>
       )}
       {isRefused && <p className="draw-kept">It was not accepted: see below.</p>}

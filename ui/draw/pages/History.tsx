@@ -55,7 +55,7 @@ function Page({ model }: { model: Model }) {
       <div>
         <h1>History</h1>
         <p className="soft">
-          What {model.name} was asked for the record, newest first. Drafts while drawing are not kept.
+          Every picture that <b>{model.name}</b> answered, newest first. Drafts while drawing are not kept.
         </p>
       </div>
       <search className="history-filters" aria-label="Show only">
@@ -67,12 +67,12 @@ function Page({ model }: { model: Model }) {
         />
         <Filter name="Version" value={version} change={setVersion} options={versionsOf(model, list.items)} />
         <Filter
-          name="Corrected"
+          name="Feedback"
           value={corrected}
           change={setCorrected}
           options={[
-            ["yes", "yes, or confirmed"],
-            ["no", "no"],
+            ["yes", "given"],
+            ["no", "none"],
           ]}
         />
         <p className="history-newer" aria-live="polite">
@@ -90,7 +90,7 @@ function Page({ model }: { model: Model }) {
       </search>
       {isFirst && list.isLoading && !list.error && <Loading what="the history" lines={10} />}
       {isFirst && list.isDone && (
-        <Empty title={isFiltered ? "Nothing is like that" : "Nothing was asked yet"}>
+        <Empty title={isFiltered ? "No answer matches these filters" : "Nothing was asked yet"}>
           {isFiltered ? (
             <Button
               onClick={() => {
@@ -99,7 +99,7 @@ function Page({ model }: { model: Model }) {
                 setCorrected(null);
               }}
             >
-              Show everything
+              Clear the filters
             </Button>
           ) : (
             <Link href={withKept("/")}>Draw something</Link>
@@ -142,10 +142,7 @@ function Page({ model }: { model: Model }) {
 function versionsOf({ champion }: Model, items: readonly Item[]): [string, string][] {
   const newest = items.reduce((most, { version }) => Math.max(most, version ?? 0), champion?.version ?? 0);
   const oldest = Math.max(1, newest - MOST_VERSIONS + 1);
-  return Array.from({ length: newest - oldest + 1 }, (_, at) => [
-    String(newest - at),
-    `version ${newest - at}`,
-  ]);
+  return Array.from({ length: newest - oldest + 1 }, (_, at) => [String(newest - at), String(newest - at)]);
 }
 
 interface FilterProps {
@@ -182,7 +179,10 @@ function Row({ item }: { item: Item }) {
         alt={`What was seen as ${prediction}`}
         size={48}
       />
-      <span className="history-answer">
+      <span
+        className="history-answer"
+        title={corrected === null ? prediction : `${prediction}, corrected to ${corrected}`}
+      >
         <Word label={prediction} corrected={corrected} size="small" />
         {filename && (
           <span className="history-file small soft" title={filename}>
@@ -192,7 +192,7 @@ function Row({ item }: { item: Item }) {
       </span>
       <span className="history-sure number">
         {percent(confidence, 0)}
-        <span className="aloud"> sure</span>
+        <span className="history-word"> sure</span>
       </span>
       <span className="history-version small">{version === null ? "unknown" : `version ${version}`}</span>
       <span className="history-time small soft">

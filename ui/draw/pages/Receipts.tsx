@@ -54,21 +54,22 @@ export function Receipts() {
       <div className="receipts-head">
         <div>
           <h1>My receipts</h1>
-          <p className="soft">
-            Everything that was said in this browser, newest first, and what became of it.
-          </p>
+          <p className="soft">Everything you said in this browser, newest first, and what became of it.</p>
         </div>
         <Stale />
       </div>
       {first && list.isLoading && !list.error && <Loading what="your receipts" lines={8} />}
       {first && list.isDone && (
-        <Empty title={waiting.length > 0 ? "Nothing has arrived yet" : "You have said nothing yet"}>
+        <Empty title={waiting.length > 0 ? "Nothing has arrived yet" : "No receipts yet"}>
           <p>
             {waiting.length > 0
               ? "What you said waits in this browser until Emend takes it."
-              : "Draw something, say what it really is, and its receipt is kept here."}
+              : "Draw or upload something, say what it really is, and its receipt is kept here."}
           </p>
-          <Link href={withKept("/")}>Draw something</Link>
+          <p className="row">
+            <Link href={withKept("/")}>Draw something</Link>
+            <Link href={withKept("/upload")}>Upload pictures</Link>
+          </p>
         </Empty>
       )}
       {!first && (
@@ -103,11 +104,13 @@ function Row({ item }: { item: Item }) {
       <span className="receipts-status">
         <StatusMark status={item.status} />
         {item.dataset_version !== null && (
-          <span className="soft small receipts-dataset">dataset {item.dataset_version}</span>
+          <span className="soft small receipts-dataset">
+            {item.status === "withdrawn" && "still in "}dataset {item.dataset_version}
+          </span>
         )}
       </span>
       <span className="soft small receipts-time">
-        <LocalTime at={item.received_at} />
+        <LocalTime at={item.received_at} /> <span aria-hidden="true">›</span>
       </span>
     </Link>
   );

@@ -32,7 +32,7 @@ function Page({ model }: { model: Model }) {
         <p className="soft">
           For <b>{model.name}</b>, which sees {model.input.width} × {model.input.height} pixels
           {model.input.mode === "RGB" ? " in colour" : " in grey"}. PNG, JPEG, WebP, and most other photos
-          that this browser can show; no drawings made of lines, such as SVG.
+          that this browser can show, but no vector graphics such as SVG.
         </p>
       </div>
       <DropPlace model={model.name} />
@@ -44,7 +44,7 @@ function Page({ model }: { model: Model }) {
             answered
           </p>
           <Button kind="quiet" onClick={() => tray.remove(shown.map(({ id }) => id))}>
-            Take all away
+            Remove all
           </Button>
         </div>
       )}
@@ -70,7 +70,9 @@ function DropPlace({ model }: { model: string }) {
   };
   return (
     <div className="upload-drop" data-over={over || undefined}>
-      <p className="upload-drop-words">Drop pictures here, or paste them</p>
+      <p className="upload-drop-words">
+        {hasTouch ? "Choose pictures, or take a photo" : "Drop pictures here, or paste them"}
+      </p>
       <div className="row">
         <Button kind="primary" onClick={() => files.current?.click()}>
           Choose pictures
@@ -143,7 +145,8 @@ function Unread({ uploads }: { uploads: readonly Uploaded[] }) {
     <section className="upload-unread" role="alert">
       <p>
         <b>{counted(uploads.length, "file")} cannot be read</b> and {uploads.length === 1 ? "was" : "were"}{" "}
-        left out:
+        left out. Save {uploads.length === 1 ? "it" : "them"} as PNG or JPEG and choose{" "}
+        {uploads.length === 1 ? "it" : "them"} again.
       </p>
       <ul>
         {uploads.map(({ id, name, unreadable }) => (
@@ -179,7 +182,9 @@ function One({ upload, model }: { upload: Uploaded; model: Model }) {
             <span className="upload-later" />
           )}
           <figcaption className="soft small">
-            what the model sees, {model.input.width} × {model.input.height}
+            {error && !answer
+              ? "not seen by the model yet"
+              : `what the model sees, ${model.input.width} × ${model.input.height} pixels`}
           </figcaption>
         </figure>
       </div>
@@ -191,7 +196,8 @@ function One({ upload, model }: { upload: Uploaded; model: Model }) {
           {answer ? (
             <>
               <Word label={answer.label} corrected={said?.label} size="small" />{" "}
-              <span className="soft">
+              <span className="upload-sure soft">
+                {said !== null && said.label !== answer.label && "it was "}
                 {percent(answer.confidence, 0)} sure
                 {answer.version !== null && `, version ${answer.version}`}
               </span>
@@ -214,7 +220,7 @@ function One({ upload, model }: { upload: Uploaded; model: Model }) {
       <div className="upload-say">
         <Say upload={upload} model={model} />
         <Button kind="quiet" onClick={() => tray.remove([id])}>
-          Take away<span className="aloud"> {name}</span>
+          Remove<span className="aloud"> {name}</span>
         </Button>
       </div>
     </article>
@@ -262,6 +268,7 @@ function Say({ upload, model }: { upload: Uploaded; model: Model }) {
         answer={answer}
         likely={answer?.probabilities ?? {}}
         onSay={(label) => void say(label)}
+        onBack={answer === null ? undefined : () => setOpen(false)}
       />
     );
   }

@@ -39,8 +39,8 @@ it("waits, and says what for", () => {
     "Trained: later",
     "Right: later",
   ]);
-  expect(stepsOf(received, false)[1]?.note).toBe("a run needs 7 more");
-  expect(stepsOf(received, true)[1]?.note).toBe("a run is under way");
+  expect(stepsOf(received, false)[1]?.note).toBe("a run needs 7 more corrections");
+  expect(stepsOf(received, true)[1]?.note).toBe("a run is under way: with it, or the next");
 });
 
 it("goes through to right", () => {

@@ -29,12 +29,12 @@ function checked({ status, waiting, dataset_version }: Receipt, isRunning: boole
   if (status === "withdrawn") return { name: "Taken back", state: "stopped" };
   if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "stopped" };
   if (status !== "accepted") return { name: "Checked", state: "done" };
-  if (isRunning) return { name: "Checked", state: "now", note: "a run is under way" };
+  if (isRunning) return { name: "Checked", state: "now", note: "a run is under way: with it, or the next" };
   const missing = waiting?.missing_for_a_run ?? 0;
   return {
     name: "Checked",
     state: "now",
-    note: missing > 0 ? `a run needs ${missing} more` : "waits for the next run",
+    note: missing > 0 ? `a run needs ${counted(missing, "more correction")}` : "waits for the next run",
   };
 }
 

@@ -23,11 +23,11 @@ export const STATUSES = {
 
   received: ["idle", "clock", "Received"],
   accepted: ["busy", "clock", "Waits for a run"],
-  quarantined: ["warn", "question", "Set aside"],
+  quarantined: ["warn", "pause", "Set aside"],
   merged: ["good", "check", "In the dataset"],
   exam: ["good", "question", "Exam question"],
-  superseded: ["idle", "dot", "Replaced"],
-  withdrawn: ["idle", "stop", "Withdrawn"],
+  superseded: ["idle", "dot", "Not used"],
+  withdrawn: ["idle", "stop", "Taken back"],
 
   right: ["good", "check", "Now right"],
   wrong: ["bad", "cross", "Still wrong"],
