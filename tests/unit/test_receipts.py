@@ -67,7 +67,8 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             None,
             None,
-            "In dataset version 3. The category unicorn is new: it needs 1 more training image before it can be learned.",
+            "In dataset version 3. The category unicorn is new: it needs 1 more training image before it can be "
+            "learned.",
         ),
         ("merged", CAT, 0, [], None, None, "In dataset version 3: the next version will be trained on it."),
         ("merged", CAT, 0, [4, 5], None, None, "Learned: version 4 was trained on it."),
