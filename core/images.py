@@ -138,6 +138,9 @@ def name_of(pixels: Pixels) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
+NEAR_DUPLICATE = "nearly the same as image"  # how the reason begins of what `merge` keeps out of training
+
+
 def split_of(sha256: str) -> Split:
     """80 % train, 10 % validation, 10 % holdout: a function of the name alone, so nothing ever crosses over."""
     bucket = int(sha256[:8], 16) % 10

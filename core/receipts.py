@@ -29,7 +29,7 @@ from core.database import (
     session,
 )
 from core.errors import NotFound
-from core.images import split_of
+from core.images import NEAR_DUPLICATE, split_of
 
 LEARNED = "learned"
 EXAM_QUESTION = "exam question"
@@ -100,17 +100,20 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
         trained = _trained_versions(db, standing)
         queue = waiting(db, model) if correction.status is CorrectionStatus.accepted else None
         prediction = _prediction(db, correction)
+        relabelled = _reviewers_labels(db, [correction]).get(correction.id)
     missing = missing_images(category, model)
     tried = {outcome.version: outcome for outcome in outcomes}
     now = tried.get(live) if live is not None else None
     # What a run had when a reviewer decided is in the dataset, and leaves it like something taken back.
     reviewed_first = correction.withdrawn_at is None or correction.dataset_version is not None
     if correction.review is not None and reviewed_first:
-        said = _reviewed_sentence(correction, standing, category, missing, trained, now, live)
+        said = _reviewed_sentence(correction, standing, category, missing, trained, now, live, relabelled)
     elif standing is correction:
         said = sentence(correction, category, missing, trained, now, queue, live)
     else:
         said = duplicate_sentence(standing, category, missing, trained, now)
+    if prediction is not None and prediction["label"].casefold() == correction.label.casefold():
+        said = said.replace("Now right:", "Still right:", 1)
     return {
         **as_json(correction),
         "dataset_version": standing.dataset_version,
@@ -122,7 +125,7 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
             "train_images": category.train_images,
             "missing": missing,
         },
-        "split": _SPLITS.get(standing.status),
+        "split": _split(standing),
         "trained_versions": trained,
         "live": None if now is None else _outcome(now),
         "history": [_outcome(outcome) for outcome in outcomes],
@@ -234,7 +237,7 @@ def sentence(
             words = _missing_words(category, missing, waiting="; those that wait count")
             return f"Received: it waits for the next run{_queue_words(queue)}.{words}"
         case CorrectionStatus.quarantined:
-            reason = correction.reason or "no reason was recorded"
+            reason = (correction.reason or "no reason was recorded").removeprefix("conflict: ")
             return f"Set aside for a person to look at, and not trained on: {reason.rstrip('.')}."
         case CorrectionStatus.superseded:
             reason = correction.reason or "another correction says the same, or a later one says otherwise"
@@ -242,6 +245,11 @@ def sentence(
         case CorrectionStatus.exam:
             return _exam_sentence(live)
         case CorrectionStatus.merged:
+            if _is_kept_out(correction):
+                return (
+                    f"In dataset version {correction.dataset_version}, but no version is trained on it: it is nearly "
+                    "the same as an exam question."
+                )
             if missing:
                 return f"In dataset version {correction.dataset_version}.{_missing_words(category, missing)}"
             if not trained:
@@ -253,6 +261,11 @@ def duplicate_sentence(
     standing: Correction, category: Category, missing: int, trained: Sequence[int], live: Outcome | None
 ) -> str:
     """For somebody who said what `standing` had said of the image."""
+    if standing.leaving:
+        return (
+            f"The image is in dataset version {standing.dataset_version} with this label until the next run: the "
+            "correction that put it there was taken back."
+        )
     known = f"The image is in dataset version {standing.dataset_version} already, with this label."
     if standing.status is CorrectionStatus.merged and (missing or not trained):
         return known + (_missing_words(category, missing) or " The next version will be trained on it.")
@@ -267,22 +280,28 @@ def _reviewed_sentence(
     trained: Sequence[int],
     live: Outcome | None,
     champion: int | None,
+    relabelled: str | None,
 ) -> str:
-    """standing: what was let in instead, if its label is the same."""
+    """standing: what was let in instead, if its label is the same. relabelled: as what it was let in."""
+    another = "gave the image another label" + (f", {relabelled}" if relabelled else "")
     looked, refused = "A person looked at it", correction.review is Review.reject
     if correction.leaving and refused:
         return "A reviewer refused it; it leaves with the next run."
     if correction.leaving:
-        return f"{looked} and gave the image another label; it leaves with the next run."
+        return f"{looked} and {another}; this one leaves with the next run."
     if refused or standing is correction:
-        did = "left it out for good" if refused else "gave the image another label"
+        did = "left it out for good" if refused else another
         if correction.withdrawn_dataset_version is None:
             return f"{looked} and {did}."
-        return f"{looked} and {did}. It {_gone_words(correction, trained, champion)}"
+        return f"{looked} and {did}. {'It' if refused else 'This one'} {_gone_words(correction, trained, champion)}"
     return f"{looked} and agreed. {sentence(standing, category, missing, trained, live, None)}"
 
 
 _SPLITS = {CorrectionStatus.merged: LEARNED, CorrectionStatus.exam: EXAM_QUESTION}
+
+
+def _split(standing: Correction) -> str | None:
+    return None if _is_kept_out(standing) else _SPLITS.get(standing.status)
 
 
 def _queue_words(queue: dict[str, int | None] | None) -> str:
@@ -324,7 +343,7 @@ def _exam_sentence(live: Outcome | None) -> str:
     if live is None:
         return "Kept as an exam question: no version is ever trained on it."
     if live.correct:
-        return f"Now right: version {live.version} gets it right without having been trained on it, an exam question."
+        return f"Now right: version {live.version} gets it right. It is an exam question: no version is trained on it."
     return (
         f"Kept as an exam question, which no version is trained on: version {live.version} says {live.label}."
     )
@@ -391,7 +410,12 @@ def _was_trained_on(correction: Correction) -> bool:
     """Not an exam question. Withdrawn, its status does not say what it was; its hash does, unless a reason does."""
     if correction.status is CorrectionStatus.withdrawn:
         return correction.reason is None and split_of(correction.image_sha256) == "train"
-    return correction.status is CorrectionStatus.merged
+    return correction.status is CorrectionStatus.merged and not _is_kept_out(correction)
+
+
+def _is_kept_out(correction: Correction) -> bool:
+    """In the dataset, and not trained on: the exam has nearly the same image."""
+    return (correction.reason or "").startswith(NEAR_DUPLICATE)
 
 
 def _prediction(db: Session, correction: Correction) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from core.images import InputSpec, decode_png
+from core.images import NEAR_DUPLICATE, InputSpec, decode_png
 from core.storage import replacing, write_json
 from pipeline import dataset
 from pipeline.dataset import Category
@@ -544,7 +544,7 @@ def _outcomes(decisions: Decisions, kept: Mapping[str, Row]) -> list[dict[str, s
             if split in ("validation", "holdout", "regression"):
                 outcome = "exam"
             if split == "excluded":
-                reason = f"nearly the same as image {row.near_duplicate_of}: kept out of training"
+                reason = f"{NEAR_DUPLICATE} {row.near_duplicate_of}: kept out of training"
         outcomes.append({"id": correction_id, "outcome": outcome, "reason": reason, "split": split})
     return outcomes
 

@@ -609,7 +609,7 @@ def test_what_was_set_aside_is_decided_by_a_person(client: httpx.Client, world: 
         assert name_of(decode_png(waiting.read_bytes())) == kept["image_sha256"]
     told = [client.get(kept["receipt"]).json() for kept in (fine, wrong, useless)]
     assert told[0]["sentence"].startswith("A person looked at it and agreed. Received: it waits")
-    assert told[1]["sentence"] == "A person looked at it and gave the image another label."
+    assert told[1]["sentence"] == "A person looked at it and gave the image another label, a zebra."
     assert told[2]["sentence"] == "A person looked at it and left it out for good."
     assert [t["review"] for t in told] == ["accept", "relabel", "reject"]
     assert all(t["reviewed_at"] and t["reviewed_by"].startswith("actor ") for t in told)

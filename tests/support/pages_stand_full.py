@@ -538,7 +538,7 @@ def _add_corrections(db: Session, stand: Stand, names: Sequence[str], now: datet
             "review": None,
             "reviewed_by": None,
             **kind,
-            "dataset_version": _dataset_of(number, being_trained) if in_dataset else None,
+            "dataset_version": _dataset_of(number, being_trained) - taken_out if in_dataset else None,
             "withdrawn_at": received + timedelta(hours=1) if withdrawn else None,
             "withdrawn_dataset_version": VERSIONS if taken_out else None,
             "received_at": received,

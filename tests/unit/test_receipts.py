@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from core.database import Category, CategoryState, Correction, CorrectionStatus, Outcome, engine
+from core.images import NEAR_DUPLICATE
 from core.receipts import duplicate_sentence, receipt, sentence
 from tests.support import tiny_model
 from tests.support.gateway import add_model
@@ -115,7 +117,7 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             [],
             live(4, "cat"),
             None,
-            "Now right: version 4 gets it right without having been trained on it, an exam question.",
+            "Now right: version 4 gets it right. It is an exam question: no version is trained on it.",
         ),
     ],
 )
@@ -131,11 +133,27 @@ def test_a_receipt_says_what_became_of_it(
     assert sentence(correction(CorrectionStatus(status)), category, missing, trained, now, waiting) == said
 
 
+def test_what_is_nearly_an_exam_question_is_not_said_to_be_trained_on() -> None:
+    near = correction(CorrectionStatus.merged, f"{NEAR_DUPLICATE} 5f0e1c77aa60d1: kept out of training")
+    assert sentence(near, CAT, 0, [], None, None) == (
+        "In dataset version 3, but no version is trained on it: it is nearly the same as an exam question."
+    )
+
+
 def test_what_is_set_aside_says_why() -> None:
     aside = correction(CorrectionStatus.quarantined, "two people say different things")
     assert "two people say different things" in sentence(aside, CAT, 0, [], None, None)
     later = correction(CorrectionStatus.superseded, "relabelled later")
     assert sentence(later, CAT, 0, [], None, None) == "Not used by itself: relabelled later."
+
+
+def test_who_says_the_same_as_what_was_taken_back_is_told_so() -> None:
+    leaving = correction(CorrectionStatus.merged)
+    leaving.withdrawn_at = datetime.now(UTC)
+    assert duplicate_sentence(leaving, CAT, 0, [4], live(4, "cat")) == (
+        "The image is in dataset version 3 with this label until the next run: the correction that put it there was "
+        "taken back."
+    )
 
 
 def test_who_says_the_same_as_another_is_told_what_became_of_that() -> None:

@@ -183,12 +183,12 @@ def test_what_a_reviewer_relabelled_while_a_run_had_it_is_not_told_as_taken_back
         )
     record(run, manifest, {relabelled: "merged"}, dataset_version=1)
     assert receipt(relabelled)["sentence"] == (
-        "A person looked at it and gave the image another label; it leaves with the next run."
+        "A person looked at it and gave the image another label; this one leaves with the next run."
     )
     run, manifest = snapshot()
     record(run, manifest, {relabelled: "merged"}, dataset_version=2)
     assert receipt(relabelled)["sentence"] == (
-        "A person looked at it and gave the image another label. It is in no dataset version from 2 on."
+        "A person looked at it and gave the image another label. This one is in no dataset version from 2 on."
     )
 
 

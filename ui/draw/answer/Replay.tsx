@@ -58,7 +58,7 @@ function Side({ model, image, label, version, name }: SideProps) {
                 <span className="soft number">{percent(answer.data.confidence, 0)}</span>
               </>
             ) : (
-              <span className="aloud">Asking</span>
+              <span className="soft">Asking version {version}…</span>
             )}
           </p>
           <Bars probabilities={answer.data?.probabilities ?? null} shown={3} />

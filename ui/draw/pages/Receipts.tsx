@@ -95,6 +95,7 @@ export function Receipts() {
 }
 
 function Row({ item }: { item: Item }) {
+  const isLeaving = item.withdrawn_at !== null && (item.status === "merged" || item.status === "exam");
   return (
     <Link href={withKept(`/receipts/${item.correction_id}`)} className="receipts-row">
       <Pixels src={imageOf(item.correction_id)} alt="" size={52} />
@@ -102,10 +103,11 @@ function Row({ item }: { item: Item }) {
         {item.label} {item.source === "sample" && <SampleMark />}
       </span>
       <span className="receipts-status">
-        <StatusMark status={item.status} />
+        <StatusMark status={isLeaving ? "withdrawn" : item.status} />
         {item.dataset_version !== null && (
           <span className="soft small receipts-dataset">
-            {item.status === "withdrawn" && "still in "}dataset {item.dataset_version}
+            {item.status === "withdrawn" ? "was in " : isLeaving && "until the next run in "}dataset{" "}
+            {item.dataset_version}
           </span>
         )}
       </span>
@@ -134,6 +136,7 @@ export function OneReceipt() {
       {notThere ? (
         <Empty title="There is no such receipt">
           <p>Perhaps the address was cut off.</p>
+          <Link href={withKept("/receipts")}>To my receipts</Link>
         </Empty>
       ) : (
         <div className="receipts-columns">
@@ -166,9 +169,10 @@ function TwoVersions({ receipt }: { receipt: Receipt }) {
         <p className="soft receipts-two">No version is live to compare with.</p>
       ) : asked === undefined || other === undefined ? (
         <p className="soft receipts-two">
-          Version {live} is live, and{" "}
-          {asked === live ? "it was the one that answered" : "no older one was asked"}. When the next one is,
-          both stand here.
+          {asked === live
+            ? `Version ${live} gave the answer and is still live.`
+            : `Version ${live} is live; no older one was asked.`}{" "}
+          When another version is live, both answers are shown here.
         </p>
       ) : (
         <Replay
@@ -200,7 +204,7 @@ function Withdraw({ receipt }: { receipt: Receipt }) {
     },
   });
   if (receipt.withdrawn_at !== null || receipt.status === "withdrawn") return null;
-  const inDataset = receipt.dataset_version !== null;
+  const isDuplicate = receipt.status === "superseded" && receipt.dataset_version !== null;
   return (
     <div>
       <Button kind="quiet" onClick={() => setAsking(true)}>
@@ -220,9 +224,11 @@ function Withdraw({ receipt }: { receipt: Receipt }) {
         }}
       >
         <p>
-          {inDataset
-            ? "The next run takes it out of the dataset; versions trained with it stay as they are."
-            : "It will not be trained on. The picture can be corrected anew at any time."}
+          {isDuplicate
+            ? "Only what you said is taken back: the picture stays in the dataset, because it was said before."
+            : receipt.dataset_version !== null
+              ? "The next run takes it out of the dataset; versions trained with it stay as they are."
+              : "It will not be trained on. To say something else of it, draw or upload it again."}
         </p>
       </Confirm>
     </div>

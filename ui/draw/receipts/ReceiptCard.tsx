@@ -112,7 +112,7 @@ const ICONS: Record<StepState, React.ReactNode> = {
   right: tick,
   wrong: <path d="m4 4 8 8m0-8-8 8" />,
   now: <circle cx="8" cy="8" r="3.4" className="receipt-dot" />,
-  later: <circle cx="8" cy="8" r="2.4" />,
+  later: <circle cx="8" cy="8" r="1.6" className="receipt-dot" />,
   stopped: <path d="M4 8h8" />,
   ended: <path d="M4 8h8" />,
   aside: <path d="M5.5 3.5v9m5-9v9" />,

@@ -40,7 +40,7 @@ it("waits, and says what for", () => {
     "Right: later",
   ]);
   expect(stepsOf(received, false)[1]?.note).toBe("a run needs 7 more corrections");
-  expect(stepsOf(received, true)[1]?.note).toBe("a run is under way: with it, or the next");
+  expect(stepsOf(received, true)[1]?.note).toBe("in the run under way, or the next");
 });
 
 it("goes through to right", () => {
@@ -54,8 +54,8 @@ it("goes through to right", () => {
   expect(told(learned)).toEqual([
     "Received: done",
     "Checked: done",
-    "In dataset 12: done",
-    "Trained into version 7: done",
+    "In dataset\u00a012: done",
+    "Trained into version\u00a07: done",
     "Now right: right",
   ]);
 });
@@ -68,7 +68,7 @@ it("an exam question is never trained on, and may still be wrong", () => {
     live: { version: 8, label: "dog", correct: false },
   };
   expect(told(exam).slice(2)).toEqual([
-    "Exam in dataset 12: done",
+    "Exam in dataset\u00a012: done",
     "Never trained on: done",
     "Still wrong: wrong",
   ]);
@@ -82,15 +82,64 @@ it("what was set aside waits for a person, and is over when one said no", () => 
     "Trained: later",
     "Right: later",
   ]);
-  expect(told({ status: "quarantined", review: "reject" }).slice(2)).toEqual([
+  expect(told({ status: "quarantined", review: "reject" }).slice(1)).toEqual([
+    "Left out: stopped",
     "In the dataset: ended",
     "Trained: ended",
     "Right: ended",
   ]);
 });
 
-it("what was taken back is over", () => {
+it("what was taken back is over, wherever it was", () => {
   expect(told({ status: "withdrawn" })[1]).toBe("Taken back: stopped");
+  const learned: Partial<Receipt> = {
+    withdrawn_at: "2026-11-21T05:10:49Z",
+    dataset_version: 12,
+    live: { version: 8, label: "cat", correct: true },
+  };
+  expect(told({ ...learned, status: "merged", split: "learned", trained_versions: [7] }).slice(1)).toEqual([
+    "Taken back: stopped",
+    "In dataset\u00a012: now",
+    "Trained into version\u00a07: done",
+    "Right: ended",
+  ]);
+  expect(told({ ...learned, status: "withdrawn" }).slice(1)).toEqual([
+    "Taken back: stopped",
+    "Was in dataset\u00a012: stopped",
+    "Trained: ended",
+    "Right: ended",
+  ]);
+});
+
+it("what a person decided no longer waits for one", () => {
+  expect(told({ status: "quarantined", review: "accept" }).slice(1, 3)).toEqual([
+    "Checked: done",
+    "In the dataset: later",
+  ]);
+  expect(told({ status: "quarantined", review: "relabel" })[1]).toBe("Not used: stopped");
+});
+
+it("what is nearly an exam question is kept, and not trained on", () => {
+  expect(told({ status: "merged", dataset_version: 12 }).slice(2, 4)).toEqual([
+    "In dataset\u00a012: done",
+    "Kept out of training: ended",
+  ]);
+});
+
+it("what was right from the start is not right now for the first time", () => {
+  const agreed: Partial<Receipt> = {
+    status: "merged",
+    split: "learned",
+    dataset_version: 12,
+    trained_versions: [7],
+    prediction: { id: "1", label: "Cat", version: 6 },
+  };
+  expect(told({ ...agreed, live: { version: 7, label: "cat", correct: true } })[4]).toBe(
+    "Still right: right",
+  );
+  expect(told({ ...agreed, live: { version: 7, label: "dog", correct: false } })[4]).toBe(
+    "No longer right: wrong",
+  );
 });
 
 it("a new category says how many images it needs", () => {

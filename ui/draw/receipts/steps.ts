@@ -24,12 +24,21 @@ export function stepsOf(receipt: Receipt, isRunning: boolean): Step[] {
   ];
 }
 
-function checked({ status, waiting, dataset_version }: Receipt, isRunning: boolean): Step {
-  if (status === "quarantined") return { name: "Set aside", state: "aside" };
-  if (status === "withdrawn") return { name: "Taken back", state: "stopped" };
+function checked(receipt: Receipt, isRunning: boolean): Step {
+  const { status, review, waiting, dataset_version } = receipt;
+  if (isGoing(receipt)) {
+    const name = review === "reject" ? "Left out" : review === "relabel" ? "Not used" : "Taken back";
+    return { name, state: "stopped" };
+  }
+  if (status === "quarantined") {
+    if (review === null) return { name: "Set aside", state: "aside" };
+    if (review === "reject") return { name: "Left out", state: "stopped" };
+    if (review === "relabel" && dataset_version === null) return { name: "Not used", state: "stopped" };
+    return { name: "Checked", state: "done" };
+  }
   if (status === "superseded" && dataset_version === null) return { name: "Not used", state: "stopped" };
   if (status !== "accepted") return { name: "Checked", state: "done" };
-  if (isRunning) return { name: "Checked", state: "now", note: "a run is under way: with it, or the next" };
+  if (isRunning) return { name: "Checked", state: "now", note: "in the run under way, or the next" };
   const missing = waiting?.missing_for_a_run ?? 0;
   return {
     name: "Checked",
@@ -39,23 +48,24 @@ function checked({ status, waiting, dataset_version }: Receipt, isRunning: boole
 }
 
 function kept(receipt: Receipt): Step {
-  const { dataset_version, split } = receipt;
-  if (dataset_version !== null) {
-    return {
-      name:
-        split === "exam question" ? `Exam in dataset ${dataset_version}` : `In dataset ${dataset_version}`,
-      state: "done",
-    };
+  const { dataset_version, split, status } = receipt;
+  if (dataset_version === null) {
+    return { name: "In the dataset", state: isOver(receipt) ? "ended" : "later" };
   }
-  return { name: "In the dataset", state: isOver(receipt) ? "ended" : "later" };
+  const dataset = `dataset\u00a0${dataset_version}`;
+  if (status === "withdrawn") return { name: `Was in ${dataset}`, state: "stopped" };
+  const name = split === "exam question" ? `Exam in ${dataset}` : `In ${dataset}`;
+  return isGoing(receipt) ? { name, state: "now", note: "until the next run" } : { name, state: "done" };
 }
 
 function trained(receipt: Receipt): Step {
-  const { split, trained_versions, category, dataset_version } = receipt;
+  const { split, status, trained_versions, category, dataset_version } = receipt;
   if (split === "exam question") return { name: "Never trained on", state: "done" };
   const [first] = trained_versions;
-  if (first !== undefined) return { name: `Trained into version ${first}`, state: "done" };
+  if (first !== undefined) return { name: `Trained into version\u00a0${first}`, state: "done" };
+  if (isGoing(receipt)) return { name: "Trained", state: "ended" };
   if (dataset_version === null) return { name: "Trained", state: isOver(receipt) ? "ended" : "later" };
+  if (status === "merged" && split === null) return { name: "Kept out of training", state: "ended" };
   if (category.missing > 0) {
     return {
       name: "Trained",
@@ -67,15 +77,29 @@ function trained(receipt: Receipt): Step {
 }
 
 function outcome(receipt: Receipt): Step {
-  const { live, dataset_version } = receipt;
-  if (live?.correct) return { name: "Now right", state: "right", note: `version ${live.version}` };
+  const { live, dataset_version, prediction, label } = receipt;
+  if (isGoing(receipt)) return { name: "Right", state: "ended" };
+  const wasRight = prediction?.label.toLowerCase() === label.toLowerCase();
+  if (live?.correct) {
+    return { name: wasRight ? "Still right" : "Now right", state: "right", note: `version ${live.version}` };
+  }
   if (live !== null) {
-    return { name: "Still wrong", state: "wrong", note: `version ${live.version} says ${live.label}` };
+    const name = wasRight ? "No longer right" : "Still wrong";
+    return { name, state: "wrong", note: `version ${live.version} says ${live.label}` };
   }
   return { name: "Right", state: isOver(receipt) && dataset_version === null ? "ended" : "later" };
 }
 
+/** Taken out of the dataset already, or by the next run. */
+function isGoing({ status, withdrawn_at }: Receipt): boolean {
+  return status === "withdrawn" || (withdrawn_at !== null && (status === "merged" || status === "exam"));
+}
+
 /** What was set aside may still be let in, until somebody has decided. */
 function isOver({ status, review }: Receipt): boolean {
-  return status === "superseded" || status === "withdrawn" || (status === "quarantined" && review !== null);
+  return (
+    status === "superseded" ||
+    status === "withdrawn" ||
+    (status === "quarantined" && review !== null && review !== "accept")
+  );
 }
