@@ -146,7 +146,7 @@ def serve_without_metrics(module: str) -> None:
         return self
 
     for kind in (Counter, Gauge, Histogram):
-        for name in ("inc", "dec", "set", "observe", "labels"):
+        for name in ("inc", "dec", "set", "set_function", "observe", "labels"):
             if hasattr(kind, name):
                 setattr(kind, name, nothing)
     sys.argv = [module]
