@@ -9,13 +9,19 @@ ratio is taken within a round, and the median of the rounds is what counts. The 
 is counted too: it depends less on what else the machine does. Many short rounds, so that a round's two halves meet much
 the same machine. Prints a line a round, and one JSON object last.
 
-Everything on the same 2 cores, with so many others at work on them (load 19 to 22) that the throughput says little: it
-has to be measured again on a quiet machine before it can be said whether it stays under 5 %. x86-64, Python 3.11.7,
-uvicorn 0.54; 41 rounds of 1 s each; ratios are nginx by gateway:
+Everything on the same 2 cores (x86-64, Python 3.11.7, uvicorn 0.54), which do nothing else; 31 rounds of 1 s each;
+ratios are nginx by gateway. In brackets the same without the whole address of predictions and with $request_id:
 
                                               throughput    processor time    of nginx alone
+    nginx 1.30.6, connections kept         0.952 (0.946)     1.076 (1.056)   0.092 ms (0.103)
+    one worker instead of one a core               0.915             1.090   0.115 ms
+
+On overloaded cores (load 20), 41 rounds:
+
     nginx 1.30.6, connections kept                  0.89              1.09           0.11 ms
     nginx 1.22.1, a connection a request            0.77              1.36           0.18 ms
+
+Most of nginx's time is the kernel's: two reads, two writes and a wait for each request. Single runs differ by a point.
 """
 
 from __future__ import annotations

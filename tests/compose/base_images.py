@@ -6,8 +6,8 @@
 
 They stand in for upstream's images in tests: the same names, commands, environment, paths, ports and users as far as
 docker-compose.yml uses them, with Debian's programs inside. `IMAGES` is the one list of names and tags; the compose
-file uses the same. Two folders are shared by all: Debian 12 (whose Python, 3.11, is the one Emend is developed with)
-and Debian 13 (whose servers are newer).
+file uses the same. Three bases are shared by all: Debian 12 (whose Python, 3.11, is the one Emend is developed with),
+Debian 13 (whose servers are newer) and Debian's testing (whose nginx keeps connections to names).
 
 What the machine needs to reach its package index is handed on at run time and kept in the images alone: the CA bundle
 that SSL_CERT_FILE names, and the settings in `PASSED_ON`.
@@ -47,6 +47,8 @@ LEFT_OUT_PATHS = ("doc/*", "man/*", "info/*", "locale/*", "groff/*", "lintian/*"
 KEPT_PATHS = ("doc/*/copyright",)
 # Without it Debian 12 brings usrmerge, and with that all of Perl.
 MERGED_USR = {"bookworm": ("--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")}
+# A mirror may be weeks old, and only testing's lists say until when they hold.
+OF_TESTING = {"forky": ('--aptopt=Acquire::Check-Valid-Until "false"',)}
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _make_debian(suite: str) -> None:
     command = [
         *("nice", "mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"),
         *MERGED_USR.get(suite, ()),
+        *OF_TESTING.get(suite, ()),
         *(f"--dpkgopt=path-exclude=/usr/share/{path}" for path in LEFT_OUT_PATHS),
         *(f"--dpkgopt=path-include=/usr/share/{path}" for path in KEPT_PATHS),
         f"--customize-hook=upload {bundle} {CA_BUNDLE_PATH}",
