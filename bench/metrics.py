@@ -17,8 +17,8 @@ rounds:
     gateway         1.016                  1.021 of 3.79 ms       2.5 ms of CPU
     model server    1.082                  1.077 of 0.45 ms       0.9 ms of CPU
 
-A prediction takes both: 0.11 ms of 4.23 ms, 2.7 %. The model server's share is of a model that costs nothing; the default
-one takes longer.
+A prediction takes both: 0.11 ms of 4.23 ms, 2.7 %. The model server's share is of a model that costs nothing; the
+default one takes longer.
 """
 
 from __future__ import annotations

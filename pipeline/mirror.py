@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from core import objects, telemetry
-from core.errors import Unavailable
+from core.errors import ConfigurationError, Unavailable
 from core.objects import Objects, StoreUnavailable
 from core.pictures import original_path, stored_name, stored_original_name
 from core.settings import settings
@@ -173,16 +173,20 @@ _uploads: Uploads | None = None
 def prepare(data_dir: Path, say: Callable[[str], None], push: Callable[[Path], int]) -> None:
     """Makes the bucket; the first time, sends what a deployment without a store has gathered. Before anything runs.
 
-    Raises ConfigurationError, StoreUnavailable.
+    Raises ConfigurationError, also when nobody answers: before anything runs that is a setting's fault.
     """
     store = objects.store()
     if store is None:
         return
-    if store.prepare():
-        say(f"made the bucket {store.bucket}")
-    if store.get(MARK) is None:
-        send_missing(data_dir, say, push)
-        store.put(MARK, b"")
+    try:
+        if store.prepare():
+            say(f"made the bucket {store.bucket}")
+        if store.get(MARK) is None:
+            send_missing(data_dir, say, push)
+            store.put(MARK, b"")
+    except StoreUnavailable as exc:
+        checked = "STORAGE_URL, AWS_ENDPOINT_URL and the keys"
+        raise ConfigurationError(f"{exc.message}; is it up, and are {checked} right?") from exc
 
 
 def send_missing(

@@ -33,7 +33,6 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from core import database
 from core.errors import ConfigurationError
-from core.objects import StoreUnavailable
 from core.settings import Settings, embedded_database_url
 from core.storage import write_json
 from pipeline import mirror, workspace
@@ -210,18 +209,12 @@ class Supervisor:
                 "DATABASE_URL is set but MLFLOW_TRACKING_URI is not: set both, or neither for the embedded ones"
             )
         migrate(self._settings.database_url if self._postgres is None else self._postgres.address("emend"))
-        self._prepare_store()
+        mirror.prepare(self._settings.data_dir, self._say, workspace.push)
         for service in services(self._settings, mlflow_url):
             child = Child(service, log_path(self._settings.data_dir, service.name))
             self._children.append(child)
             child.start()
             self._note_processes()
-
-    def _prepare_store(self) -> None:
-        try:
-            mirror.prepare(self._settings.data_dir, self._say, workspace.push)
-        except StoreUnavailable as exc:
-            raise ConfigurationError(f"{exc.message}; check STORAGE_URL and the AWS_ settings") from exc
 
     def wait_until_ready(self, seconds: float) -> None:
         """Until every service answers. Raises ConfigurationError that names what does not answer, and its log."""

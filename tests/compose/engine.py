@@ -36,6 +36,9 @@ START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
 class EngineError(Exception):
     """Base of what goes wrong with the engine or its images."""
 
@@ -97,6 +100,7 @@ def start() -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(process)  # else Python complains that it still runs
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
