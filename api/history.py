@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.dialects.postgresql import insert
 from uuid_utils.compat import uuid7
 
@@ -113,6 +113,8 @@ class History:
         days = {today, today + timedelta(days=1)} | {time_of(p.id).date() for p in batch}
         for day in sorted(days - self._partitions):
             with session() as db:
+                # A backup's dump may hold the table; whoever waits for it holds up all who come after.
+                db.execute(text("set local lock_timeout = '1s'"))
                 partitions.ensure(db.connection(), day)
                 dropped = partitions.drop_older_than(db.connection(), settings().history_days)
             self._partitions.add(day)

@@ -54,6 +54,10 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class Damaged(StoreUnavailable):
+    """What the store sent is not what was stored."""
+
+
 class _Missing(Exception):
     """There is no such object."""
 
@@ -137,9 +141,16 @@ class Objects:
         keys = [{"Key": self._key(name)} for name in names]
         with self._told("remove", f"{len(keys)} objects"):
             for start in range(0, len(keys), 1000):  # as many as S3 takes at once
-                self._client.delete_objects(
+                answer = self._client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": keys[start : start + 1000], "Quiet": True}
                 )
+                failed = [each for each in answer.get("Errors", []) if each.get("Code") != "NoSuchKey"]
+                if failed:
+                    first = failed[0]
+                    raise StoreUnavailable(
+                        f"cannot remove {first.get('Key')} and {len(failed) - 1} more: the object store {self.where} "
+                        f"does not do it ({first.get('Code')})"
+                    )
 
     def list(self, prefix: str) -> list[Listed]:
         """All below a folder."""
@@ -225,19 +236,27 @@ class Objects:
     def _told(self, verb: str, name: str) -> Iterator[None]:
         """Whatever a client of S3 raises, as StoreUnavailable, or _Missing; what this disk says goes through."""
         from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            FlexibleChecksumError,
+            HTTPClientError,
+        )
 
         try:
             yield
         except ClientError as exc:
             code = str(exc.response["Error"]["Code"])
-            if code in ("NoSuchKey", "404"):
+            # Of S3 itself: a HEAD has no body to say it in. A proxy's plain 404 says nothing of the object.
+            if code == {"fetch": "NoSuchKey", "look at": "404"}.get(verb):
                 raise _Missing(name) from exc
             if code == "NoSuchBucket":
                 raise StoreUnavailable(
                     f"cannot {verb} {name}: the bucket {self.bucket} is not there; `emend storage` makes it"
                 ) from exc
             raise self._unavailable(verb, name, exc, code) from exc
+        except FlexibleChecksumError as exc:
+            raise Damaged(f"cannot {verb} {name}: it is damaged in the object store {self.where}") from exc
         except (BotoCoreError, HTTPClientError, Boto3Error) as exc:
             raise self._unavailable(verb, name, exc) from exc
 

@@ -42,7 +42,15 @@ HOLD_SECONDS = 120.0  # how long a cleanup under way is waited for
 BACKUP_LOCK = 7_307_001  # an advisory lock of PostgreSQL
 SMALL_BYTES = 8_000_000  # read at once
 # In the data folder, and made anew by whoever needs it. What begins with a dot there is somebody's work in progress.
-LEFT_OUT = {"postgres", "serving", "logs/services", "processes.json", "supervisor.lock", "README.md"}
+LEFT_OUT = {
+    "postgres",
+    "serving",
+    "logs/services",
+    "processes.json",
+    "supervisor.lock",
+    "README.md",
+    "lost+found",
+}
 # Only in the object store: `mirror.send_missing` sends the rest from the disk.
 STORED = ("images", "originals")
 ARTIFACTS = "mlflow/artifacts"
@@ -162,8 +170,20 @@ Place = Folder | Objects
 def place_at(address: str, *, to_write: bool) -> Iterator[Place]:
     """A folder, or `s3://bucket/prefix` with the keys of the AWS_ settings.
 
-    to_write: makes it; nobody else writes to the folder while the block lasts. Raises ConfigurationError, Conflict.
+    to_write: makes it; nobody else writes to the folder while the block lasts, and nobody else can read what is
+    written: it has both databases and the salt of all actors. Raises ConfigurationError, Conflict.
     """
+    before = os.umask(0o077) if to_write else None
+    try:
+        with _place_at(address, to_write=to_write) as place:
+            yield place
+    finally:
+        if before is not None:
+            os.umask(before)
+
+
+@contextmanager
+def _place_at(address: str, *, to_write: bool) -> Iterator[Place]:
     if address.startswith("s3://"):
         bucket = _bucket(address)
         if to_write:
@@ -246,7 +266,11 @@ def back_up(
         shutil.rmtree(work, ignore_errors=True)  # of a backup that was killed
         work.mkdir(parents=True)
         try:
-            earlier = newest(place)
+            try:
+                earlier = newest(place)
+            except BackupError as exc:
+                say(f"{exc.message}; all that is in the object store alone is fetched anew")
+                earlier = None
             contents = Contents(place, work, earlier)
             say("copying files")
             _copy_all(data_dir, contents, progress)
@@ -260,6 +284,7 @@ def back_up(
                     files, folders = _copy_all(data_dir, contents, progress)
                     held_seconds = time.monotonic() - since
                 rows = taken["emend"][0]
+                _need_homes(rows, files, data_dir)
                 found, missing = _waiting_pictures(rows, {entry.name: entry for entry in files})
                 schema = str(rows.scalar(text("select version_num from alembic_version")))
                 say("copying the databases")
@@ -280,11 +305,23 @@ def back_up(
                 missing_pictures=missing,
             )
             _publish(place, manifest)
-            removed = _give_up_old(place, keep) if keep is not None else []
+            removed = _try_to_give_up_old(place, keep, say) if keep is not None else []
         finally:
             shutil.rmtree(work, ignore_errors=True)
     seconds = time.monotonic() - began
     return Made(manifest, contents.new_files, contents.new_bytes, removed, seconds, held_seconds)
+
+
+def _need_homes(rows: Connection, files: list[Entry], data_dir: Path) -> None:
+    """A disk that is not mounted looks like a deployment without files, and `--keep` would give up the good backups."""
+    names = {entry.name for entry in files}
+    models = rows.scalars(text("select name from models order by name"))
+    homeless = [model for model in models if f"{model}/params.yaml" not in names]
+    if homeless:
+        raise BackupError(
+            f"the home of {', '.join(homeless)} is not in {data_dir}: is its disk mounted, and does the pipeline work "
+            "here (EMEND_DATA_DIR)? No backup was made"
+        )
 
 
 @contextmanager
@@ -371,6 +408,15 @@ def _new_id(place: Place, moment: datetime) -> str:
     return name
 
 
+def _try_to_give_up_old(place: Place, keep: int, say: Say) -> list[str]:
+    """The new one is made, whatever becomes of the old ones."""
+    try:
+        return _give_up_old(place, keep)
+    except EmendError as exc:
+        say(f"old backups stay: {exc.message}")
+        return []
+
+
 def _give_up_old(place: Place, keep: int) -> list[str]:
     """Manifests first: a backup that lost a content would not be one."""
     ids = manifest_ids(place)
@@ -426,7 +472,11 @@ class Contents:
         """None when it is gone from the object store. What is there as it was at an earlier backup is not fetched."""
         stored_at = listed.modified_at.isoformat()
         known = self._stored.get(listed.name)
-        if known is None or (known.stored_at, known.size_bytes) != (stored_at, listed.size_bytes):
+        is_as_it_was = known is not None and (known.stored_at, known.size_bytes) == (
+            stored_at,
+            listed.size_bytes,
+        )
+        if known is None or not is_as_it_was or not self._has(known.sha256, known.size_bytes):
             fetched = self._temporary(listed.name)
             if not store.get_file(listed.name, fetched):
                 return None
@@ -533,7 +583,7 @@ def _copy_stored(contents: Contents, entries: dict[str, Entry]) -> None:
 
 def _walk(data_dir: Path, folders: list[str]) -> Iterator[tuple[str, Path]]:
     """Names and paths of what belongs into a backup; adds the empty folders."""
-    for folder, below, files in os.walk(data_dir, followlinks=True):
+    for folder, below, files in os.walk(data_dir, followlinks=True, onerror=_say_no):
         at = Path(folder).relative_to(data_dir)
         below[:] = sorted(name for name in below if not _left_out(at / name))
         kept = [name for name in sorted(files) if not _left_out(at / name)]
@@ -542,6 +592,11 @@ def _walk(data_dir: Path, folders: list[str]) -> Iterator[tuple[str, Path]]:
         for name in kept:
             if (Path(folder) / name).is_file():  # no socket, no pipe
                 yield (at / name).as_posix(), Path(folder) / name
+
+
+def _say_no(exc: OSError) -> None:
+    if not isinstance(exc, FileNotFoundError):  # removed since
+        raise exc
 
 
 def _left_out(name: Path) -> bool:

@@ -54,7 +54,7 @@ def connected(url: str, isolation_level: str = "READ COMMITTED") -> Iterator[Con
     try:
         connection = engine.connect().execution_options(isolation_level=isolation_level)
     except OperationalError as exc:
-        shown = engine.url.render_as_string(hide_password=True)
+        shown = engine.url.set(query={}).render_as_string(hide_password=True)
         said = " ".join(str(exc.orig).split())
         raise ConfigurationError(f"the database {shown} does not answer: {said}") from exc
     with connection:

@@ -107,6 +107,7 @@ class Gauges:
         self._trained_on: dict[str, tuple[int, dict[str, float]]] = {}  # model to (live version, its mix)
 
     def start(self) -> None:
+        READ.set_to_current_time()  # not 1970: a database that is a little later than we are is not away
         self._thread.start()
 
     def stop(self) -> None:

@@ -201,6 +201,10 @@ def send_missing(
     if store is None:
         return 0
     sent = _send_below(store, data_dir / "mlflow" / "artifacts", "**/*", say)
+    salt = data_dir / "actor_salt"  # with another one everybody would be somebody else
+    if salt.exists() and store.etag(salt.name) is None:
+        store.put_file(salt.name, salt)
+        sent += 1
     for home in sorted(path.parent for path in data_dir.glob("*/params.yaml")):
         sent += _send_below(store, home / "originals", "*/*.png", say)
         sent += _send_images(store, home, say)

@@ -18,19 +18,29 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import text
 
 from core import __version__, objects
 from core.errors import Conflict
+from core.objects import Damaged
+from core.patience import patiently
 from pipeline import backup, dump, mirror
 from pipeline.backup import ARTIFACTS, STORED, BackupError, Entry, Manifest, Place, Progress, Say
-from pipeline.supervisor import Postgres, single_instance
+from pipeline.supervisor import Postgres, single_instance, survivors
 
 RESTORING = ".restoring"
-NOTHING = {RESTORING, ".gitignore", "README.md", "supervisor.lock"}  # in a data folder that is empty
+NOTHING = {
+    RESTORING,
+    ".gitignore",
+    "README.md",
+    "supervisor.lock",
+    "lost+found",
+}  # in a data folder that is empty
 NAMED_AT_MOST = 10
+PATIENCE_SECONDS = 60.0  # for one file of a bucket
 
 
 @dataclass(frozen=True)
@@ -110,13 +120,18 @@ def restore(
     """
     manifest, data_dir = planned.manifest, planned.data_dir
     with single_instance(data_dir), backup.room_needed("what is restored"):
+        _check_nothing_runs(data_dir)
+        store = objects.store()
+        if store is not None:
+            store.prepare()  # a wrong key is told before anything is changed
         work = data_dir / RESTORING
         shutil.rmtree(work, ignore_errors=True)  # of a restore that was killed
         try:
+            work.mkdir(mode=0o700, parents=True)
             contents = work / "contents"
             contents.mkdir(parents=True)
             say("fetching and checking")
-            _fetch(place, manifest, lambda sha256: contents / sha256, progress)
+            _fetch(place, manifest, lambda sha256: contents / sha256, progress, say)
             restored = work / "data"
             dumps = {name: work / f"{name}.dump" for name in manifest.databases}
             every = (*manifest.databases.values(), manifest.files)
@@ -141,7 +156,13 @@ def restore(
     return aside
 
 
-def _fetch(place: Place, manifest: Manifest, target: Callable[[str], Path], progress: Progress) -> None:
+def _fetch(
+    place: Place,
+    manifest: Manifest,
+    target: Callable[[str], Path],
+    progress: Progress,
+    say: Say = lambda line: None,
+) -> None:
     contents = manifest.contents()
     names = {entry.sha256: entry.name for entry in manifest.files}
     names |= {e.sha256: f"{d}'s dump, {e.name}" for d, entries in manifest.databases.items() for e in entries}
@@ -149,7 +170,7 @@ def _fetch(place: Place, manifest: Manifest, target: Callable[[str], Path], prog
     for number, sha256 in enumerate(sorted(contents)):
         path = target(sha256)
         try:
-            there = place.get_file(backup.content_name(sha256), path)
+            there = patiently(partial(_get, place, sha256, path), say, PATIENCE_SECONDS)
         except OSError as exc:
             if exc.errno != errno.EIO:
                 raise
@@ -166,6 +187,15 @@ def _fetch(place: Place, manifest: Manifest, target: Callable[[str], Path], prog
             f"backup {manifest.id} in {place.where} cannot be restored: {named}{more}. Nothing was changed; use "
             "another backup or another copy of this one"
         )
+
+
+def _get(place: Place, sha256: str, path: Path) -> bool:
+    """False: there is no such content. What the bucket itself says is damaged comes as an empty file."""
+    try:
+        return place.get_file(backup.content_name(sha256), path)
+    except Damaged:
+        path.write_bytes(b"")
+        return True
 
 
 def _lay_out(entries: list[Entry], contents: Path, target: Path, uses: Counter[str]) -> None:
@@ -226,6 +256,16 @@ def _empty(url: str) -> None:
         connection.execute(text("drop schema public cascade"))
         connection.execute(text("create schema public"))
         connection.commit()
+
+
+def _check_nothing_runs(data_dir: Path) -> None:
+    """Of a supervisor that was killed the services go on, and take corrections."""
+    alive = survivors(data_dir)
+    if alive:
+        raise Conflict(
+            f"{', '.join(alive)} still run on {data_dir}, left by an `emend up` that was killed: `emend up`, then "
+            "Ctrl-C, ends them; then restore. Nothing was changed"
+        )
 
 
 def _check_nobody_is_connected(urls: Mapping[str, str]) -> None:

@@ -460,6 +460,18 @@ def end_leftovers(path: Path, say: Say) -> None:
     path.unlink(missing_ok=True)
 
 
+def survivors(data_dir: Path) -> list[str]:
+    """Services and database of this data folder that a killed supervisor left at work."""
+    try:
+        noted = json.loads((data_dir / "processes.json").read_text())["processes"]
+        names = [each["name"] for each in noted if _is_still(each)]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = []
+    folder = (data_dir / "postgres").resolve()
+    pid_file = folder / "postmaster.pid"
+    return [*names, "PostgreSQL"] if pid_file.exists() and _is_server(pid_file, folder) else names
+
+
 def _is_still(noted: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(noted["pid"])

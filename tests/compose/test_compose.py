@@ -207,7 +207,8 @@ def test_runs_have_logs_and_events_in_the_viewer(deployment: Deployment) -> None
 
 def test_prometheus_has_scraped_every_service(deployment: Deployment) -> None:
     expected = {
-        "gateway": 2, "viewer": 2, "ui": 1, "serving": 1, "orchestrator": 1, "minio": 1, "node": 1, "prometheus": 1,
+        "gateway": 2, "viewer": 2, "ui": 1, "serving": 1, "orchestrator": 1, "minio": 1, "nginx": 1, "node": 1,
+        "prometheus": 1,
     }  # fmt: skip
 
     def up() -> dict[str, int]:

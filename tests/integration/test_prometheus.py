@@ -140,7 +140,7 @@ def test_what_is_recorded_is_used() -> None:
 
 def test_the_embedded_configuration_has_the_same_jobs() -> None:
     compose, embedded = jobs("prometheus.yml"), jobs("embedded.yml")
-    assert set(compose) - set(embedded) == {"minio", "grafana", "gpu"}  # not part of `make up`
+    assert set(compose) - set(embedded) == {"minio", "nginx", "grafana", "gpu"}  # not part of `make up`
     assert set(embedded) <= set(compose)
     for name, job in embedded.items():
         assert job.get("metrics_path") == compose[name].get("metrics_path"), name
