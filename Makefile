@@ -30,7 +30,7 @@ check: check-pages ## The same checks without the set-up
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 pages: setup ui/dist/.built ## Build the web pages (ui/), with the Node of .venv where there is none
 	@:

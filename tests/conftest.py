@@ -17,7 +17,6 @@ import pytest
 import core.database
 import core.settings
 
-SHARE_A_DEPLOYMENT = ("test_closed_loop.py", "test_dashboards.py", "test_pages.py")  # acceptance/conftest.py
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -28,14 +27,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("CI") == "true" and "gpu" not in item.keywords:
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be missing but a GPU: {report.longrepr}"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (`--dist loadgroup`) a file's tests stay together, and files that share a deployment too."""
-    for item in items:
-        group = "deployment" if item.path.name in SHARE_A_DEPLOYMENT else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -24,7 +24,8 @@ def promote(stage: StageRun) -> Result:
         return Result(figures={"promoted": "no"}, data={"promoted": False, "why": verdict["sentence"]})
     if stage.manifest["promotion_paused"]:
         why = (
-            f"version {version} passed the gate, but promotion is paused after a rollback; resume it to go on"
+            f"version {version} passed the gate and was not put live: promotion is paused after a rollback. `emend "
+            f"promote {version}` puts it live; `emend promotion-resume` lets later runs do so"
         )
         print(why)
         return Result(figures={"promoted": "paused"}, data={"promoted": False, "why": why})

@@ -9,6 +9,7 @@ from tests.support.stack import Stack, running_stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One deployment for the loop and the pages: the loop's tests, which come first, leave runs and versions in it."""
+    """One deployment, in each process of the tests, for the loop, the dashboards and the pages: the loop's tests, which
+    come first where they are, leave runs and versions in it."""
     with running_stack(starter_drawings=300, epochs=3) as started:
         yield started

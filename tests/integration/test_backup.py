@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, pool, text
 
@@ -422,3 +423,53 @@ def test_a_bucket_is_a_place_and_its_pictures_are_in_the_backup(
         assert (
             tmp_path / "again" / "doodles" / "inbox" / "cat" / f"{SHA256}.png"
         ).read_bytes() == b"a picture"
+
+
+def test_a_data_folder_that_is_not_there_makes_no_backup(
+    data_dir: Path, urls: dict[str, str], tmp_path: Path
+) -> None:
+    """As of a disk that is not mounted."""
+    good = made_in(tmp_path / "backups", data_dir, urls).manifest.id
+    data_dir.rename(data_dir.with_name("unmounted"))
+    with pytest.raises(BackupError, match="the home of doodles is not in"):
+        made_in(tmp_path / "backups", data_dir, urls, keep=1)
+    with place_at(str(tmp_path / "backups"), to_write=False) as place:
+        assert backup.manifest_ids(place) == [good]
+
+
+def test_nobody_else_can_read_a_backup(data_dir: Path, urls: dict[str, str], tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        made_in(tmp_path / "backups", data_dir, urls)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    written = [tmp_path / "backups", *(tmp_path / "backups").rglob("*")]
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+
+
+def test_a_damaged_older_backup_does_not_keep_a_new_one_from_being_made(
+    data_dir: Path, urls: dict[str, str], tmp_path: Path
+) -> None:
+    first = made_in(tmp_path / "backups", data_dir, urls).manifest
+    (tmp_path / "backups" / "backups" / f"{first.id}.json").write_text("{}")
+    next_second(first)
+    second = made_in(tmp_path / "backups", data_dir, urls, keep=2).manifest
+    assert second.id > first.id
+    with place_at(str(tmp_path / "backups"), to_write=False) as place:
+        restore.check(place, second, tmp_path / "work", lambda done, total: None)
+
+
+def test_nothing_is_restored_under_services_that_a_killed_supervisor_left(
+    data_dir: Path, urls: dict[str, str], empty_urls: dict[str, str], tmp_path: Path
+) -> None:
+    made_in(tmp_path / "backups", data_dir, urls)
+    own = psutil.Process()
+    noted = {"name": "gateway", "pid": own.pid, "created": own.create_time()}
+    write(data_dir / "processes.json", json.dumps({"processes": [noted]}).encode())
+    with (
+        place_at(str(tmp_path / "backups"), to_write=False) as place,
+        pytest.raises(Conflict, match="gateway still run"),
+    ):
+        restore.restore(place, restore.plan(place, None, data_dir, empty_urls))
+    assert not (data_dir / restore.RESTORING).exists()

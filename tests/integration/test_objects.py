@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -146,3 +148,36 @@ def test_a_missing_bucket_is_named_with_what_to_do(server: ObjectStore, keys: No
     nowhere = Objects("s3://not-made-yet/x", endpoint=server.url)
     with pytest.raises(StoreUnavailable, match="`emend storage` makes it"):
         nowhere.put("a", b"x")
+
+
+def test_a_proxys_404_is_not_taken_for_a_missing_object(keys: None) -> None:
+    class Restarting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"404 page not found"
+            self.send_response(404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Restarting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    store = Objects("s3://emend/test", endpoint=f"http://127.0.0.1:{server.server_port}")
+    try:
+        acts: list[Callable[[], object]] = [
+            lambda: store.get("actor_salt"),
+            lambda: store.put("a", b"b"),
+            lambda: store.list("a"),
+        ]
+        for act in acts:
+            with pytest.raises(StoreUnavailable):
+                act()
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -155,7 +155,7 @@ function Samples({ model, subject, sending, isOver }: SamplesProps) {
     <>
       <p>
         One drawing is not much to learn from. This page can draw more like yours: tilted, stretched, a little
-        wavy. They are marked <i>sample</i>, are never used to judge the model on real drawings, and can be
+        wavy. They are marked <i>sample</i>, never count as real drawings when a version is judged, and can be
         removed at any time.
       </p>
       <div className="guide-samples">
@@ -252,7 +252,7 @@ function Retrain({ model, run, isReady }: RetrainProps) {
           <p className="soft small">
             {estimate === null
               ? "Takes a minute or two."
-              : `Takes about ${duration(estimate.seconds)}, as the last ${counted(estimate.runs, "run")} did.`}
+              : `Takes about ${duration(estimate.seconds)}, as the last ${estimate.runs === 1 ? "run" : counted(estimate.runs, "run")} did.`}
           </p>
         </>
       )}
