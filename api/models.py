@@ -183,6 +183,7 @@ def _champion(db: Session, name: str) -> dict[str, Any] | None:
         "version": number,
         "dataset_version": None if version is None else version.dataset_version,
         "holdout_accuracy": None if version is None else holdout_accuracy(version.figures),
+        "category_ids": [] if version is None else sorted(version.category_ids),
         "run_id": None if version is None else version.run_id,
     }
 

@@ -342,6 +342,9 @@ class ChampionAnswer(_Answer):
     dataset_version: int | None
     holdout_accuracy: float | None
     run_id: int | None
+    category_ids: list[int] = Field(
+        description="What it can answer; other categories are taught, and not in it yet."
+    )
 
 
 class WaitingAnswer(_Answer):
@@ -362,7 +365,13 @@ class ModelAnswer(_Answer):
         {
             "name": "doodles",
             "input": {"mode": "L", "width": 28, "height": 28, "drawing": True},
-            "champion": {"version": 3, "dataset_version": 3, "holdout_accuracy": 0.92, "run_id": 7},
+            "champion": {
+                "version": 3,
+                "dataset_version": 3,
+                "holdout_accuracy": 0.92,
+                "run_id": 7,
+                "category_ids": [0, 1, 2],
+            },
             "promotion_paused": False,
             "promotion_paused_at": None,
             "waiting": {

@@ -64,3 +64,17 @@ export const isActive = (run: Pick<Run, "status">): boolean => ["queued", "runni
 export function asRun(answered: GatewayComponents["schemas"]["RunAnswer"]): Run {
   return answered as unknown as Run;
 }
+
+/** After an undo runs put nothing live, however good, until somebody allows it again. */
+export function wasPaused(run: Run): boolean {
+  return run.stages.some(({ name, figures }) => name === "promote" && figures.promoted === "paused");
+}
+
+/** The gate's sentence, and what became of it. */
+export function verdictOf(run: Run): string | null {
+  if (run.verdict === null) return null;
+  const { sentence } = run.verdict;
+  return wasPaused(run)
+    ? sentence.replace("Promoted:", "Passed the gate, and not put live because promotion was paused:")
+    : sentence;
+}

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import type { Run, StageOfRun } from "../shared/runs.ts";
+import { type Run, type StageOfRun, verdictOf } from "../shared/runs.ts";
 import type { RunFilter, RunPage } from "./data.ts";
 import { allStages, epochsLeftSeconds, secondsLeft, stageSeconds, timeLeft, withRun } from "./runs.ts";
 
@@ -128,4 +128,17 @@ test("epochs to come take what those before took", () => {
     ]),
   ).toBe(6);
   expect(epochsLeftSeconds([])).toBeNull();
+});
+
+test("what passed while promotion was paused is not said to be promoted", () => {
+  const verdict = { promote: true, promoted: true, sentence: "Promoted: better." };
+  const promote = {
+    name: "promote",
+    status: "succeeded",
+    figures: { promoted: "paused" },
+  } as unknown as StageOfRun;
+  expect(verdictOf(run(1, { verdict }))).toBe("Promoted: better.");
+  expect(verdictOf(run(1, { verdict, stages: [promote] }))).toBe(
+    "Passed the gate, and not put live because promotion was paused: better.",
+  );
 });

@@ -8,7 +8,7 @@ import { Pixels } from "../../shared/components/Pixels.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
 import { rasterise } from "../../shared/drawing/rasterise.ts";
 import { counted, duration, sentence } from "../../shared/format.ts";
-import { asRun, isActive, type Run } from "../../shared/runs.ts";
+import { asRun, isActive, type Run, verdictOf } from "../../shared/runs.ts";
 import { Replay } from "../answer/Replay.tsx";
 import { useCell } from "../cell.ts";
 import { outbox, useOutbox } from "../correct/outbox.ts";
@@ -288,8 +288,9 @@ function Outcome({ model, subject, run }: { model: Model; subject: Subject; run:
   const isLive = isPromoted && model.champion?.version === run.version;
   return (
     <>
-      <p className="guide-verdict" data-good={isPromoted || undefined}>
-        {run.verdict?.sentence ?? sentence(run.message ?? `The run ended: ${run.status}`)}
+      <p className="guide-verdict" data-good={isLive || undefined}>
+        {isPromoted && !isLive && <b>Not live any more. </b>}
+        {verdictOf(run) ?? sentence(run.message ?? `The run ended: ${run.status}`)}
       </p>
       {subject.correctionId !== null &&
         subject.before !== null &&

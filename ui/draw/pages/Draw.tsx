@@ -7,7 +7,7 @@ import { Button } from "../../shared/components/Button.tsx";
 import { Pixels } from "../../shared/components/Pixels.tsx";
 import { Empty } from "../../shared/components/states.tsx";
 import type { Stroke } from "../../shared/drawing/rasterise.ts";
-import { percent, sentence } from "../../shared/format.ts";
+import { counted, percent, sentence } from "../../shared/format.ts";
 import { Bars } from "../answer/Bars.tsx";
 import { Word } from "../answer/Word.tsx";
 import { Cell, useCell } from "../cell.ts";
@@ -144,10 +144,20 @@ function useSteady({ answer, isFinal, pixels }: Asked): Answer | null {
 function known({ categories, champion }: Model): string {
   if (champion === null)
     return "No version is live yet. Draw all the same and say what it is: the first run learns from it.";
-  const names = categories.filter(({ state }) => state === "active").map(({ name }) => name);
+  const active = categories.filter(({ state }) => state === "active");
+  const names = active.filter(({ id }) => champion.category_ids.includes(id)).map(({ name }) => name);
   if (names.length === 0) return "The model knows nothing yet: teach it.";
+  const others = active.length - names.length; // after an undo, or learned by the next version
+  const taught =
+    others > 0
+      ? ` ${counted(others, "category", "categories")} more ${others === 1 ? "is" : "are"} taught, and not in this version.`
+      : "";
+  return `Knows: ${listed(names)}.${taught} Anything else can be taught.`;
+}
+
+function listed(names: readonly string[]): string {
   const some = names.slice(0, 12).join(", ");
-  return `Knows: ${some}${names.length > 12 ? `, and ${names.length - 12} more` : ""}. Anything else can be taught.`;
+  return names.length > 12 ? `${some}, and ${names.length - 12} more` : some;
 }
 
 function Tools({ ask, asked }: { ask: () => void; asked: Asked }) {

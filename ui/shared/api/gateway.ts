@@ -564,6 +564,11 @@ export interface components {
     };
     /** ChampionAnswer */
     ChampionAnswer: {
+      /**
+       * Category Ids
+       * @description What it can answer; other categories are taught, and not in it yet.
+       */
+      category_ids: number[];
       /** Dataset Version */
       dataset_version: number | null;
       /** Holdout Accuracy */
@@ -951,6 +956,11 @@ export interface components {
      *         }
      *       ],
      *       "champion": {
+     *         "category_ids": [
+     *           0,
+     *           1,
+     *           2
+     *         ],
      *         "dataset_version": 3,
      *         "holdout_accuracy": 0.92,
      *         "run_id": 7,

@@ -8,7 +8,7 @@ import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed } from "../../shared/components/states.tsx";
 import { count, sentence } from "../../shared/format.ts";
-import { type Run, STAGES } from "../../shared/runs.ts";
+import { type Run, STAGES, verdictOf, wasPaused } from "../../shared/runs.ts";
 import { Filter } from "../parts/Filter.tsx";
 import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
 import { ModelLines, ModelPanel } from "../parts/ModelPanel.tsx";
@@ -291,7 +291,7 @@ const RunCard = memo(function RunCard({ run }: { run: Run }) {
 });
 
 function said(run: Run): string {
-  return run.verdict?.sentence ?? (run.message === null ? "" : sentence(run.message));
+  return verdictOf(run) ?? (run.message === null ? "" : sentence(run.message));
 }
 
 function Outcome({ run }: { run: Run }) {
@@ -300,7 +300,7 @@ function Outcome({ run }: { run: Run }) {
   const isPromoted = run.verdict.promoted ?? run.verdict.promote;
   return (
     <>
-      <span>{isPromoted ? "Better" : "Not better"}</span>
+      <span>{isPromoted ? (wasPaused(run) ? "Better, not live" : "Better") : "Not better"}</span>
       {figures && (figures.corrections_images ?? 0) > 0 && (
         <>
           <span className="small soft">fixed {figures.corrections_fixed ?? 0}</span>

@@ -5,7 +5,7 @@ import { Button } from "../../shared/components/Button.tsx";
 import { Card } from "../../shared/components/Card.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { count, counted, percent } from "../../shared/format.ts";
-import type { Run } from "../../shared/runs.ts";
+import { type Run, verdictOf, wasPaused } from "../../shared/runs.ts";
 import type { CategoryRecall, Change, GateRule, HoldoutSide, JudgedCorrection, Report } from "../data.ts";
 import { ImageGrid } from "./ImageGrid.tsx";
 import { type IntervalRow, Intervals } from "./Intervals.tsx";
@@ -22,8 +22,8 @@ export function VerdictSentence({ run, rules }: SentenceProps) {
   const isPromoted = Boolean(run.verdict.promoted ?? run.verdict.promote);
   const reasons = (run.verdict.reasons ?? []) as { name: string; passed: boolean; sentence: string }[];
   return (
-    <section className="verdict" data-good={isPromoted} aria-label="Verdict">
-      <p className="verdict-sentence">{run.verdict.sentence.replaceAll(" %", "\u00a0%")}</p>
+    <section className="verdict" data-good={isPromoted && !wasPaused(run)} aria-label="Verdict">
+      <p className="verdict-sentence">{verdictOf(run)?.replaceAll(" %", "\u00a0%")}</p>
       {reasons.length > 0 && (
         <ul className="verdict-reasons">
           {reasons.map(({ name, passed, sentence }) => (
