@@ -732,7 +732,7 @@ def test_a_request_id_is_passed_on_and_logged_everywhere_without_the_query(
     answer = client.get("/api/predictions?limit=7", headers={"X-Request-Id": "trace-me.1"})
     assert answer.headers["x-request-id"] == "trace-me.1"
     made = client.get("/api/models", headers={"X-Request-Id": 'no"sane id'}).headers["x-request-id"]
-    assert re.fullmatch("[0-9a-f]{32}", made)
+    assert re.fullmatch(r"\d+-\d+\.\d{3}-\d+-\d+", made)
     for request_id, path in (("trace-me.1", "/api/predictions"), (made, "/api/models")):
         wait_until(lambda wanted=request_id: wanted in nginx.log.read_text())  # type: ignore[misc]
         [line] = [each for each in nginx.logged() if each["request_id"] == request_id]
