@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from core.settings import Settings
+from core.errors import ConfigurationError
+from core.settings import Settings, settings
 
 HIDDEN = "***"
 SHORTEST_SECRET = 8  # characters; a shorter one may be a part of any word, and is hidden in addresses only
@@ -79,3 +80,11 @@ class Redaction:
         if len(text) >= LONGEST_WORD:
             text = _LONG_WORD.sub(lambda found: f"<{len(found[0])} characters>", text)
         return text
+
+
+def redacted(message: str) -> str:
+    """Of this deployment's secrets. Settings that cannot be read hold none that anybody could have used."""
+    try:
+        return Redaction.of(settings()).of_text(message)
+    except ConfigurationError:
+        return message

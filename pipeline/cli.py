@@ -27,6 +27,7 @@ from rich.table import Column, Table
 
 from core import __version__, objects
 from core.errors import ConfigurationError, Conflict, EmendError
+from core.redaction import redacted
 from core.settings import settings
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ def main() -> None:
     try:
         app()
     except EmendError as exc:
-        err.print(f"[red]error:[/red] {escape(exc.message)}", soft_wrap=True, markup=True)
+        err.print(f"[red]error:[/red] {escape(redacted(exc.message))}", soft_wrap=True, markup=True)
         raise SystemExit(1) from exc
 
 

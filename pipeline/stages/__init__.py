@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import EmendError
-from core.redaction import Redaction
-from core.settings import settings
+from core.redaction import redacted
 from core.storage import write_json
 from pipeline.params import Params, load
 
@@ -133,7 +132,7 @@ def main(
     try:
         result = work(stage)
     except EmendError as exc:
-        print(f"error: {Redaction.of(settings()).of_text(exc.message)}", file=sys.stderr)
+        print(f"error: {redacted(exc.message)}", file=sys.stderr)
         raise SystemExit(1) from exc
     if arguments.run is not None:
         write_json(stage.folder / f"{name}.json", result.as_json())

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from core.patience import patiently
-from core.redaction import Redaction
+from core.redaction import redacted
 from core.registry import Registry, RegistryUnavailable, Version
 from core.settings import settings
 from core.storage import write_json
@@ -84,8 +84,7 @@ def _away_when_mlflow_is() -> Iterator[None]:
             status = 503 if exc.response is None else exc.response.status_code
         if status < 500:
             raise
-        why = Redaction.of(settings()).of_text(str(exc))
-        raise RegistryUnavailable(f"MLflow did not take the model: {why}") from exc
+        raise RegistryUnavailable(f"MLflow did not take the model: {redacted(str(exc))}") from exc
 
 
 def _log_model(stage: StageRun, model: str, mlflow_run: str) -> None:

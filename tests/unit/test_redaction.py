@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.redaction import Redaction
-from core.settings import Settings
+from core.redaction import Redaction, redacted
+from core.settings import Settings, settings
 
 
 @pytest.fixture
@@ -69,3 +70,16 @@ def test_numbers_and_nothing_stay_what_they_are(redaction: Redaction) -> None:
     assert redaction.of_field("status", 200) == 200
     assert redaction.of_field("reason", None) is None
     assert redaction.of_field("ok", True) is True
+
+
+def test_a_message_is_told_without_the_deployments_passwords_and_also_when_a_setting_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://emend:hunter2hunter2@db/emend")
+    settings.cache_clear()
+    assert redacted("could not push to ssh://hunter2hunter2@there") == "could not push to ssh://***@there"
+    monkeypatch.setenv("EMEND_API_PORT", "nonsense")
+    settings.cache_clear()
+    assert redacted("EMEND_API_PORT is no port") == "EMEND_API_PORT is no port"
+    settings.cache_clear()
