@@ -13,6 +13,7 @@ from api import history
 from api.history import History, Recorded, new_id, time_of
 from core import partitions
 from core.database import Prediction
+from core.errors import Unavailable
 
 
 def recorded(prediction_id: UUID | None = None, label: str = "cat") -> Recorded:
@@ -85,4 +86,22 @@ def test_two_gateways_may_make_a_day_at_once_and_old_days_are_dropped(database_u
         ).all()
     assert dropped == [partitions.name_of(today - timedelta(days=age)) for age in (40, 31)]
     assert set(left) == {partitions.name_of(today - timedelta(days=age)) for age in (0, 1, 29, 30)}
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_new_day_waits_for_a_dump_without_holding_up_who_reads(database_url: str) -> None:
+    buffer = History()
+    kept = recorded()
+    buffer.record(kept)
+    engine = create_engine(database_url)
+    with engine.begin() as dump:
+        dump.execute(text("lock table predictions in access share mode"))
+        with pytest.raises(Unavailable):
+            buffer.flush()
+        assert buffer.buffered(kept.id) is not None
+        with engine.begin() as reader:
+            reader.execute(text("set local lock_timeout = '1s'"))
+            reader.execute(text("select count(*) from predictions"))
+    assert buffer.flush() == 1
     engine.dispose()
