@@ -80,7 +80,7 @@ test("two versions are compared: those asked for, else the live one with the new
 test("a figure that contradicts its rule is not shown", () => {
   const rule = { name: "loss", limit: -5, value: -0.6, unit: "points" as const, held: false, sentence: "" };
   const reasons = [{ name: "loss", passed: false, sentence: "it is worse on the real images", figures: {} }];
-  const run = { verdict: { promote: false, sentence: "Rejected.", reasons } } as unknown as Run;
+  const run = { stages: [], verdict: { promote: false, sentence: "Rejected.", reasons } } as unknown as Run;
   const { rerender } = render(<VerdictSentence run={run} rules={[rule]} />);
   expect(screen.queryByText(/the limit is/)).toBeNull();
   rerender(<VerdictSentence run={run} rules={[{ ...rule, value: -5.6 }]} />);
