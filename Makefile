@@ -62,6 +62,8 @@ $(VENV)/.installed-dev-$(TORCH): $(VENV)/.installed-$(TORCH) requirements-dev.lo
 	@touch $@
 
 compose-up: ## Build the images and start docker-compose.yml; `make secrets` first
+	@docker compose version >/dev/null 2>&1 || { echo "make compose-up needs Docker and its plugin compose (v2):" \
+		"\`docker compose version\` does not work here" >&2; exit 1; }
 	docker compose up --build --detach --wait
 	@url=$$(sed -n 's/^EMEND_PUBLIC_URL=//p' .env | tail -n 1); url=$${url:-http://localhost}; \
 	printf 'Emend is up.\n  draw     %s\n  viewer   %s\n  gateway  %s\n  MLflow   %s\n  Grafana  %s\n%s\n' "$$url/" "$$url/runs/" \

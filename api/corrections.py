@@ -114,7 +114,9 @@ def corrections(
     before: Annotated[UUID | None, Query(description="`next_before` of the page already seen.")] = None,
     model: Annotated[Text | None, Query(max_length=100)] = None,
     status: Annotated[CorrectionStatus | None, Query()] = None,
-    source: Annotated[Literal["correction", "sample", "review"] | None, Query()] = None,
+    source: Annotated[
+        list[Literal["correction", "sample", "review"]] | None, Query(description="Once or more often.")
+    ] = None,
     reason: Annotated[Text | None, Query(max_length=500, description="How the reason begins.")] = None,
     label: Annotated[Label | None, Query(max_length=200, description="What was said.")] = None,
     reviewed: Annotated[
@@ -131,7 +133,7 @@ def corrections(
         model=model,
         status=status,
         actor=actor,
-        source=source,
+        sources=source,
         reason=reason,
         label=label,
         reviewed=reviewed,

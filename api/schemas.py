@@ -264,12 +264,16 @@ class CorrectionItem(_CorrectionFields):
             "reviewed_by": None,
             "review": None,
             "reviewed_as": None,
+            "live": None,
             "receipt": f"/corrections/{_CORRECTION_ID}",
             "image": f"/corrections/{_CORRECTION_ID}/image",
         }
     )
 
     reviewed_as: str | None = Field(description="The label with which a reviewer let it in.")
+    live: ReceiptOutcome | None = Field(
+        description="What the live version says of it; null: it was not asked."
+    )
 
 
 class CorrectionsPage(_Answer):

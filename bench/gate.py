@@ -79,6 +79,7 @@ def evidence_of(holdout: Slice, **others: Slice) -> Evidence:
         regression=others.get("regression", none),
         learned=others.get("learned", none),
         exam=others.get("exam", none),
+        samples=others.get("samples", none),
         validation=others.get("validation", none),
         challenger_knows=knows,
         champion_knows=None if holdout.champion is None else knows,

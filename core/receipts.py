@@ -141,7 +141,7 @@ def list_corrections(
     model: str | None = None,
     status: CorrectionStatus | None = None,
     actor: str | None = None,
-    source: str | None = None,
+    sources: Sequence[str] | None = None,
     reason: str | None = None,
     label: str | None = None,
     reviewed: bool | None = None,
@@ -169,16 +169,28 @@ def list_corrections(
         query = query.where(Correction.status == status)
     if actor is not None:
         query = query.where(Correction.actor == actor)
-    if source is not None:
-        query = query.where(Correction.source == source)
+    if sources:
+        query = query.where(Correction.source.in_(sources))
     if reason is not None:
         query = query.where(Correction.reason.startswith(reason, autoescape=True))
     if label is not None:
         query = query.where(Correction.label == label)
     with session() as db:
         found = db.scalars(query).all()
-        labels = _reviewers_labels(db, found)
-    return [{**as_json(each), "reviewed_as": labels.get(each.id)} for each in found]
+        labels, live = _reviewers_labels(db, found), _live_outcomes(db, found)
+    return [
+        {**as_json(each), "reviewed_as": labels.get(each.id), "live": live.get(each.id)} for each in found
+    ]
+
+
+def _live_outcomes(db: Session, corrections: Sequence[Correction]) -> dict[UUID, dict[str, Any]]:
+    """What the live version says of those of them that it was asked about."""
+    kept = [each.id for each in corrections if each.status in IN_DATASET]
+    lives = {name: champion_version(db, name) for name in {each.model for each in corrections}}
+    query = select(Outcome).where(
+        Outcome.correction_id.in_(kept), tuple_(Outcome.model, Outcome.version).in_(list(lives.items()))
+    )
+    return {outcome.correction_id: _outcome(outcome) for outcome in db.scalars(query)}
 
 
 def _reviewers_labels(db: Session, corrections: Sequence[Correction]) -> dict[UUID | None, str]:

@@ -103,21 +103,23 @@ class Evidence:
     """What a challenger is judged by.
 
     holdout: real images, never trained on. regression: generated and sample images, never trained on.
-    learned: corrections that were trained on. exam: corrections that were not. validation: only read for new
-    categories, of which the other slices hold few. champion_knows is None for a first version.
+    learned: corrections that were trained on. exam: corrections that were not. samples: those of both that were
+    made of a person's drawing. validation: only read for new categories, of which the other slices hold few.
+    champion_knows is None for a first version.
     """
 
     holdout: Slice
     regression: Slice
     learned: Slice
     exam: Slice
+    samples: Slice
     validation: Slice
     challenger_knows: frozenset[int]
     champion_knows: frozenset[int] | None
     names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        slices = (self.holdout, self.regression, self.learned, self.exam, self.validation)
+        slices = (self.holdout, self.regression, self.learned, self.exam, self.samples, self.validation)
         if any((s.champion is None) != (self.champion_knows is None) for s in slices):
             raise ValueError("every slice needs the champion's answers, or none when there is no champion")
 
@@ -151,17 +153,16 @@ def judge(evidence: Evidence, rule: GateParams) -> Verdict:
     holdout = compare(evidence.holdout.of(both), rule.confidence)
     generated = compare(evidence.regression.of(both), rule.confidence)
     learned, exam = count_corrections(evidence.learned), count_corrections(evidence.exam)
-    corrections = learned + exam
+    corrections, samples = learned + exam, count_corrections(evidence.samples)
     enough = holdout.images >= rule.min_holdout_images
 
     if enough:
         said = [_against(holdout, "the holdout", rule)]
         reasons = [_holdout_not_worse(holdout, rule), _gains_or_fixes(holdout, corrections)]
     else:
-        proves = "few real images" if holdout.low > 0 else "too few real images to prove it"
-        said = [f"{proves} ({holdout.images} of {rule.min_holdout_images})"]
-        said += [_against(holdout, "them", rule)] if holdout.images else []
+        said = [_against(holdout, "real images", rule)] if holdout.images else []
         said += [_against(generated, "generated images", rule)] if generated.images else []
+        said += [f"real images are still few ({holdout.images} of {rule.min_holdout_images})"]
         reasons = [_no_sign_of_loss(holdout, generated, rule), _gains_or_fixes(holdout, corrections)]
     reasons += [
         _no_category_falls(evidence.holdout.of(both), evidence.names, rule),
@@ -173,8 +174,9 @@ def judge(evidence: Evidence, rule: GateParams) -> Verdict:
         **corrections.figures("corrections"),
         **learned.figures("learned"),
         **exam.figures("exam"),
+        **samples.figures("samples"),
     }
-    return _verdict([*said, corrections.said()], reasons, figures)
+    return _verdict([*said, _corrections_said(corrections, samples)], reasons, figures)
 
 
 def _judge_first(evidence: Evidence, rule: GateParams) -> Verdict:
@@ -366,12 +368,6 @@ class Corrections:
     def figures(self, name: str) -> Figures:
         return {f"{name}_{key}": value for key, value in asdict(self).items()}
 
-    def said(self) -> str:
-        if self.images == 0:
-            return "no corrections to judge by"
-        noun = "correction" if self.champion_wrong == 1 else "corrections"
-        return f"fixed {self.fixed} of {self.champion_wrong} {noun}, broke {self.broke}"
-
 
 def compare(answers: Slice, confidence: float) -> Paired:
     champion, challenger = _right(answers)
@@ -465,6 +461,20 @@ def _against(part: Paired, where: str, rule: GateParams) -> str:
         f"{_percent(part.challenger_accuracy)} on {where} against {_percent(part.champion_accuracy)} "
         f"({difference}, {interval})"
     )
+
+
+def _corrections_said(corrections: Corrections, samples: Corrections) -> str:
+    if corrections.images == 0:
+        return "no corrections to judge by"
+    wrong = corrections.champion_wrong - samples.champion_wrong
+    fixed = f"{corrections.fixed - samples.fixed} of {_counted(wrong, 'correction')}"
+    if samples.champion_wrong:
+        fixed += f" and {samples.fixed} of {_counted(samples.champion_wrong, 'sample')}"
+    return f"fixed {fixed}, broke {corrections.broke}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _level(rule: GateParams) -> str:

@@ -149,7 +149,7 @@ def ask(home: Path, challenger: Model, champion: Model | None) -> Answers:
         )
     known = challenger.knows | (champion.knows if champion else frozenset())
     new = challenger.knows - (champion.knows if champion else challenger.knows)
-    rows = dataset.read_rows(home, ["category_id", "split", "correction_id"])
+    rows = dataset.read_rows(home, ["category_id", "split", "source", "correction_id"])
     wanted = pc.or_(
         pc.or_(_among(rows["split"], ["holdout", "regression"]), pc.is_valid(rows["correction_id"])),
         pc.and_(pc.equal(rows["split"], "validation"), _among(rows["category_id"], new)),
@@ -167,11 +167,13 @@ def ask(home: Path, challenger: Model, champion: Model | None) -> Answers:
 def gather(answers: Answers, challenger: Model, champion: Model | None, names: dict[int, str]) -> Evidence:
     """A correction outside `train` is an exam question: the challenger has not seen it."""
     split, corrected = answers.split, answers.corrected
+    sample = np.array([source == "sample" for source in answers.table["source"].to_pylist()], bool)
     return Evidence(
         holdout=answers.where(split == "holdout"),
         regression=answers.where(split == "regression"),
         learned=answers.where(corrected & (split == "train")),
         exam=answers.where(corrected & (split != "train")),
+        samples=answers.where(corrected & sample),
         validation=answers.where(split == "validation"),
         challenger_knows=challenger.knows,
         champion_knows=None if champion is None else champion.knows,

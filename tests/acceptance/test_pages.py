@@ -138,11 +138,14 @@ def test_a_newcomer_sees_it_learn_from_one_doodle_and_takes_it_back(
     stack.wait_until(lambda: postmaster_pid(stack) not in (None, killed.pid) and is_ready(stack), 60)
     guide.get_by_role("button", name="Undo promotion").click()
     expect(guide).to_contain_text(f"Version {live} is live")
+    guide.get_by_role("button", name=f"Put version {run['version']} live again").click()
+    expect(guide).not_to_contain_text("Not live any more")
+    assert stack.api.get("/models/doodles").json()["champion"]["version"] == run["version"]
+    guide.get_by_role("button", name="Undo promotion").click()
+    expect(guide).to_contain_text(f"Version {live} is live")
     assert stack.api.get("/models/doodles").json()["champion"]["version"] == live
     guide.get_by_role("button", name="Remove all samples").click()
-    expect(
-        page.get_by_text(re.compile(r"removed; the next run takes \d+ out of the dataset"))
-    ).to_be_visible()
+    expect(page.get_by_text(re.compile(r"The next run takes \d+ samples out of the dataset"))).to_be_visible()
     stack.api.post("/models/doodles/promotion/resume")
 
 

@@ -765,6 +765,8 @@ def test_a_receipt_says_when_the_live_version_gets_it_right_and_survives_a_rollb
         db.commit()
     receipt = client.get(kept["receipt"]).json()
     assert receipt["live"] == {"version": 1, "label": "dog", "correct": False}
+    listed = client.get("/corrections", params={"mine": True}).json()["items"]
+    assert [item["live"] for item in listed] == [receipt["live"]]
     assert receipt["sentence"] == f"Learned by version {number}, but version 1, now live, says dog."
 
 
@@ -793,6 +795,7 @@ def test_corrections_are_filtered_by_source_reason_and_label(client: httpx.Clien
     plain_id, odd_id, aside_id = (kept["correction_id"] for kept in (plain, odd, aside))
     assert listed(source="sample") == [odd_id]
     assert listed(source="correction") == [aside_id, plain_id]
+    assert listed(source=["correction", "sample"]) == [aside_id, odd_id, plain_id]
     assert listed(label=" cat ") == [aside_id, plain_id]
     assert listed(reason="100%_certain") == [aside_id]
     assert listed(reason="100__certain") == []  # no pattern

@@ -148,6 +148,19 @@ def test_learned_and_exam_corrections_are_counted_apart() -> None:
     assert [verdict.figures[key] for key in keys] == [3, 0, 1, 2, 4]
 
 
+def test_samples_count_for_the_rule_and_are_told_apart() -> None:
+    verdict = judge(
+        evidence_of(
+            counted(2_700, 72, 33, 195),
+            learned=counted(both_right=1, gained=24, lost=0, both_wrong=3),
+            samples=counted(both_right=0, gained=23, lost=0, both_wrong=1),
+        ),
+        RULE,
+    )
+    assert "; fixed 1 of 3 corrections and 23 of 24 samples, broke 0." in verdict.sentence
+    assert [verdict.figures[f"{name}_fixed"] for name in ("corrections", "samples")] == [24, 23]
+
+
 # The rules at their edges.
 
 
@@ -155,7 +168,7 @@ def test_few_real_images_are_judged_by_the_corrections() -> None:
     fixes = counted(both_right=0, gained=2, lost=1, both_wrong=0)
     promoted = judge(evidence_of(counted(40, 1, 1, 5), learned=fixes), RULE)
     assert promoted.promoted
-    assert "too few real images to prove it (47 of 400)" in promoted.sentence
+    assert "; real images are still few (47 of 400); fixed 2 of 2 corrections" in promoted.sentence
     assert failed(judge(evidence_of(counted(40, 3, 0, 5)), RULE)) == ["gains_or_fixes"]
 
 
@@ -166,9 +179,7 @@ def test_a_significant_gain_on_few_real_images_counts_and_outweighs_generated_on
     a_little, too_much = counted(520, 8, 40, 32), counted(450, 8, 110, 32)
     promoted = judge(evidence_of(gain, regression=a_little), RULE)
     assert promoted.promoted
-    assert promoted.sentence.startswith(
-        "Promoted: few real images (300 of 400); 93.3 % on them against 86.0 %"
-    )
+    assert promoted.sentence.startswith("Promoted: 93.3 % on real images against 86.0 %")
     rejected = judge(evidence_of(gain, regression=too_much), RULE)
     assert failed(rejected) == ["no_sign_of_loss"]
     assert "it loses at least 13.86 points on generated images (5 allowed)" in rejected.sentence

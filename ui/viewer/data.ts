@@ -135,11 +135,11 @@ export const askCorrections = (
   signal?: AbortSignal,
 ) =>
   gateway.get("/corrections", {
-    query: { ...filter, source: (filter.source ?? null) as Source, before, limit: 200 },
+    query: { ...filter, source: filter.source ? [filter.source as Source] : null, before, limit: 200 },
     ...(signal && { signal }),
   });
 
-type Source = "correction" | "sample" | "review" | null;
+type Source = "correction" | "sample" | "review";
 
 export type Decision = GatewayComponents["schemas"]["ReviewDecision"];
 export type Action = Decision["action"];

@@ -83,7 +83,7 @@ function Steps({ model, subject }: { model: Model; subject: Subject }) {
             )}
           </p>
         </Step>
-        <Step state={hasSamples ? "done" : "now"} title="Give it more to learn from">
+        <Step state={hasSamples || isOver ? "done" : "now"} title="Give it more to learn from">
           <Samples model={model} subject={subject} sending={sending} isOver={isOver} />
         </Step>
         <Step state={isOver ? "done" : hasSamples ? "now" : "later"} title="Retrain">
@@ -198,8 +198,11 @@ function useWithdraw(model: Model) {
   return useMutation({
     mutationFn: () => gateway.post("/models/{name}/samples/withdraw", { path: { name: model.name } }),
     onSuccess: ({ withdrawn, by_the_next_run }) => {
-      const later = by_the_next_run > 0 ? `; the next run takes ${by_the_next_run} out of the dataset` : "";
-      say(`${counted(withdrawn, "sample")} removed${later}`);
+      const said = [
+        withdrawn > 0 && `${counted(withdrawn, "sample")} removed`,
+        by_the_next_run > 0 && `the next run takes ${counted(by_the_next_run, "sample")} out of the dataset`,
+      ].filter((one) => one !== false);
+      say(said.length > 0 ? sentence(said.join("; ")) : "No samples were left to remove");
       advance({ removed: guide.value.subject?.samples ?? 0 });
       void queries.invalidateQueries();
     },
@@ -312,10 +315,13 @@ function Outcome({ model, subject, run }: { model: Model; subject: Subject; run:
         </Button>
       </div>
       {isPromoted && !isLive && model.champion && (
-        <p>
-          Version {model.champion.version} is live. What version {run.version} learned is not lost: the
-          dataset keeps it.
-        </p>
+        <>
+          <p>
+            Version {model.champion.version} is live. What version {run.version} learned is not lost: the
+            dataset keeps it.
+          </p>
+          <PutBack model={model} version={run.version as number} />
+        </>
       )}
     </>
   );
@@ -341,6 +347,29 @@ function Undo({ model, version }: { model: Model; version: number }) {
       </Button>
       {undo.error && <p role="alert">{sentence(undo.error.message)}</p>}
     </>
+  );
+}
+
+function PutBack({ model, version }: { model: Model; version: number }) {
+  const queries = useQueryClient();
+  const promote = useMutation({
+    mutationFn: () =>
+      gateway.post("/models/{name}/promote", {
+        path: { name: model.name },
+        body: { version, reason: `tried out: version ${version} put live again from the drawing page` },
+      }),
+    onSuccess: () => {
+      say(`Version ${version} is live again`);
+      void queries.invalidateQueries();
+    },
+  });
+  return (
+    <div className="row">
+      <Button busy={promote.isPending} onClick={() => promote.mutate()}>
+        Put version {version} live again
+      </Button>
+      {promote.error && <p role="alert">{sentence(promote.error.message)}</p>}
+    </div>
   );
 }
 

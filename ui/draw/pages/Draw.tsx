@@ -101,7 +101,7 @@ function Studio({ model }: { model: Model }) {
           <Tools ask={ask} asked={asked} />
         </div>
         <section className="draw-answer" aria-label="What the model sees">
-          <Headline asked={asked} now={now} model={model} />
+          <Headline asked={asked} now={now} model={model} hasInk={strokes.length > 0} />
           <Bars probabilities={asked.answer?.probabilities ?? null} pale={!asked.isFinal} shown={5} />
           <Seen asked={asked} model={model} />
         </section>
@@ -234,7 +234,15 @@ function Tool({ name, keys, because, onClick, children }: ToolProps) {
   );
 }
 
-function Headline({ asked, now, model }: { asked: Asked; now: Said | null; model: Model }) {
+interface HeadlineProps {
+  asked: Asked;
+  now: Said | null;
+  model: Model;
+  /** Something is on the sheet, if too little to ask about. */
+  hasInk: boolean;
+}
+
+function Headline({ asked, now, model, hasInk }: HeadlineProps) {
   const { answer, isFinal, error, pixels } = asked;
   if (error !== null && answer === null) {
     return (
@@ -252,7 +260,9 @@ function Headline({ asked, now, model }: { asked: Asked; now: Said | null; model
   if (answer === null) {
     return (
       <div className="draw-headline">
-        <p className="draw-lead">{pixels === null ? "Waiting for your pen" : "Looking"}</p>
+        <p className="draw-lead">
+          {pixels !== null ? "Looking" : hasInk ? "Draw a little more" : "Waiting for your pen"}
+        </p>
         <p className="draw-word">
           <Word label="…" pale />
         </p>

@@ -27,12 +27,15 @@ type Item = GatewayComponents["schemas"]["CorrectionItem"];
 
 const ROW_PX = 76;
 const PAGE = 100;
+const PEOPLES: ("correction" | "review")[] = ["correction", "review"];
 
 export function Receipts() {
   const [model] = useParameter("model");
+  const [withSamples, setWithSamples] = useParameter("samples");
   const { waiting, sent } = useOutbox();
-  const list = useEndless<Item>(["receipts", model], (before, signal) =>
-    gateway.get("/corrections", { query: { mine: true, limit: PAGE, before, model }, signal }),
+  const source = withSamples === null ? PEOPLES : null;
+  const list = useEndless<Item>(["receipts", model, withSamples], (before, signal) =>
+    gateway.get("/corrections", { query: { mine: true, limit: PAGE, before, model, source }, signal }),
   );
   useLive(({ stage, status }) => {
     // Their states change when a run took them in and when it ended.
@@ -54,8 +57,16 @@ export function Receipts() {
       <div className="receipts-head">
         <div>
           <h1>My receipts</h1>
-          <p className="soft">Everything you said in this browser, newest first, and what became of it.</p>
+          <p className="soft">What you said in this browser, newest first, and what became of it.</p>
         </div>
+        <label className="receipts-samples small">
+          <input
+            type="checkbox"
+            checked={withSamples !== null}
+            onChange={(event) => setWithSamples(event.target.checked ? "shown" : null)}
+          />
+          With the samples made of your drawings
+        </label>
         <Stale />
       </div>
       {first && list.isLoading && !list.error && <Loading what="your receipts" lines={8} />}
@@ -103,7 +114,14 @@ function Row({ item }: { item: Item }) {
         {item.label} {item.source === "sample" && <SampleMark />}
       </span>
       <span className="receipts-status">
-        <StatusMark status={isLeaving ? "withdrawn" : item.status} />
+        {item.live === null || isLeaving ? (
+          <StatusMark status={isLeaving ? "withdrawn" : item.status} />
+        ) : (
+          <StatusMark
+            status={item.live.correct ? "right" : "wrong"}
+            word={`Version ${item.live.version}: ${item.live.correct ? "right" : "wrong"}`}
+          />
+        )}
         {item.dataset_version !== null && (
           <span className="soft small receipts-dataset">
             {item.status === "withdrawn" ? "was in " : isLeaving && "until the next run in "}dataset{" "}

@@ -254,10 +254,19 @@ function Say({ upload, model }: { upload: Uploaded; model: Model }) {
   };
   if (said !== null) {
     const receipt = sent.get(said.key);
-    return receipt ? (
-      <ReceiptCard id={receipt.correction_id} />
-    ) : (
-      <p className="soft">Kept in this browser.</p>
+    return (
+      <>
+        {receipt ? <ReceiptCard id={receipt.correction_id} /> : <p className="soft">Kept in this browser.</p>}
+        <Button
+          kind="quiet"
+          onClick={() => {
+            setOpen(true);
+            tray.say(id, null);
+          }}
+        >
+          I meant something else
+        </Button>
+      </>
     );
   }
   if (data === null) return null;

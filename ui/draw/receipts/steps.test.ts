@@ -152,7 +152,7 @@ it("a new category says how many images it needs", () => {
   expect(stepsOf({ ...received, ...pending }, false)[3]).toEqual({
     name: "Trained",
     state: "now",
-    note: "igloo needs 12 more images",
+    note: "igloo needs 12 more images; those that wait count",
   });
 });
 

@@ -70,7 +70,7 @@ function trained(receipt: Receipt): Step {
     return {
       name: "Trained",
       state: "now",
-      note: `${category.name} needs ${counted(category.missing, "more image", "more images")}`,
+      note: `${category.name} needs ${counted(category.missing, "more image", "more images")}; those that wait count`,
     };
   }
   return { name: "Trained", state: "now", note: "with the next version" };

@@ -72,7 +72,9 @@ function address(base: string, path: string, fills: Filled = {}, query: Filled =
   });
   const asked = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
-    if (value !== undefined && value !== null) asked.set(name, String(value));
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== undefined && one !== null) asked.append(name, String(one));
+    }
   }
   return base + filled + (asked.size > 0 ? `?${asked}` : "");
 }

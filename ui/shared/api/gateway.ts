@@ -707,6 +707,8 @@ export interface components {
       image_sha256: string;
       /** Label */
       label: string;
+      /** @description What the live version says of it; null: it was not asked. */
+      live: components["schemas"]["ReceiptOutcome"] | null;
       /** Model */
       model: string;
       /** Prediction Id */
@@ -1604,7 +1606,8 @@ export interface operations {
         before?: string | null;
         model?: string | null;
         status?: components["schemas"]["CorrectionStatus"] | null;
-        source?: ("correction" | "sample" | "review") | null;
+        /** @description Once or more often. */
+        source?: ("correction" | "sample" | "review")[] | null;
         /** @description How the reason begins. */
         reason?: string | null;
         /** @description What was said. */

@@ -138,8 +138,8 @@ function Choice({ name, value, versions, choose }: ChoiceProps) {
 function Figures({ comparison: { a, b } }: { comparison: Comparison }) {
   const rows: [string, (version: Version) => React.ReactNode][] = [
     [
-      "Right on the holdout",
-      ({ holdout_accuracy: share }) => (share === null ? "not measured" : percent(share)),
+      "Right on the holdout when made",
+      ({ holdout_accuracy: share }) => (share === null ? "no real images then" : percent(share)),
     ],
     ["Trained on", ({ dataset_version: dataset }) => (dataset === null ? "unknown" : `dataset ${dataset}`)],
     ["Made", ({ created_at }) => <LocalTime at={created_at} />],
