@@ -30,6 +30,7 @@ from core.database import (
     session,
 )
 from core.errors import EmendError, Unavailable
+from core.patience import PATIENCE_SECONDS
 from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
 from core.registry import RunStatus as MlflowStatus
 from core.settings import settings
@@ -44,7 +45,7 @@ from pipeline.stages import STAGES, read_json
 RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
 SENT_SECONDS = 2.0
 LOG_SECONDS = 2.0  # how late a log may be in the object store
-REGISTRY_SECONDS = 30.0  # a run waits this long for MLflow: the supervisor has started it again by then
+REGISTRY_SECONDS = PATIENCE_SECONDS  # for MLflow, as stages wait: its start may take long on a cold disk
 
 RUNS = Counter("emend_runs_total", "Runs that ended, by how.", ["model", "status"])
 STAGE_SECONDS = Histogram(

@@ -26,7 +26,7 @@ from core.registry import Registry
 from pipeline import starter
 from pipeline.git import git
 from tests.support.kills import stage, stopped
-from tests.support.stack import Stack
+from tests.support.stack import Stack, running_stack
 
 SETTLED = 10  # corrections that a run has taken in
 WAITING = 5  # that wait when the backup begins
@@ -64,15 +64,10 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path, images: list[tuple[Any, str]]) -> Iterator[Seen]:
-    source = Stack(folder / "source", starter_drawings=200)
-    source.edit_params(train={"warm_epochs": 8})  # long enough to be met while it trains
-    try:
-        source.start()
+def seen(shelf: Path, folder: Path, images: list[tuple[Any, str]]) -> Iterator[Seen]:
+    with running_stack(shelf, starter_drawings=300, epochs=3) as source:
+        source.edit_params(train={"warm_epochs": 8})  # long enough to be met while it trains
         yield _back_up(source, folder, images)
-    finally:
-        source.stop()
-        source.api.close()
 
 
 def _back_up(source: Stack, folder: Path, images: list[tuple[Any, str]]) -> Seen:

@@ -18,8 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running_stack(starter_drawings=300, widths=[32, 64, 128], epochs=3, warm_epochs=3) as started:
+def stack(shelf: Path) -> Iterator[Stack]:
+    with running_stack(shelf, starter_drawings=300, widths=[32, 64, 128], epochs=3, warm_epochs=3) as started:
         yield started
 
 

@@ -17,8 +17,8 @@ IGLOOS = sorted((Path(__file__).parents[2] / "examples" / "igloos").glob("*.png"
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running_stack(starter_drawings=300, widths=[32, 64, 128], epochs=3, warm_epochs=3) as started:
+def stack(shelf: Path) -> Iterator[Stack]:
+    with running_stack(shelf, starter_drawings=300, widths=[32, 64, 128], epochs=3, warm_epochs=3) as started:
         yield started
 
 

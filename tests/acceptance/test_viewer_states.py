@@ -442,7 +442,7 @@ def test_a_failed_run_that_is_the_last_can_be_resumed(full: Stand, show: Callabl
 
 def test_two_versions_side_by_side(full: Stand, show: Callable[..., Page]) -> None:
     page = show("#/versions?a=59&b=60")
-    expect(page.get_by_text("Right on the holdout", exact=True)).to_be_visible()
+    expect(page.get_by_text("Right on the holdout when made", exact=True)).to_be_visible()
     expect(page.locator("#side-by-side .loading")).to_have_count(0)
     assert not shots(whole(page), "versions-compare")
 

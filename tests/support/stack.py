@@ -6,6 +6,9 @@ The home is made beforehand with a parameters file that trains briefly; everythi
 from __future__ import annotations
 
 import base64
+import fcntl
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -190,17 +193,56 @@ class Stack:
 
 
 @contextmanager
-def running_stack(**options: Any) -> Iterator[Stack]:
-    """Started, and stopped with everything it started."""
-    # A short path: PostgreSQL's socket lies below it.
+def running_stack(shelf: Path | None = None, **options: Any) -> Iterator[Stack]:
+    """Started, and stopped with everything it started.
+
+    shelf: a folder of data folders after their first start, which takes half a minute: the first who needs one with
+    these options makes it, in any process of the tests, the others copy it. Not with an `environment`.
+    """
+    with _short_folder() as folder:
+        stack = Stack(folder, **options)
+        if shelf is not None:
+            shutil.rmtree(stack.data_dir)
+            _copy(_first_start(shelf, options), stack.data_dir)
+        try:
+            stack.start()
+            yield stack
+        finally:
+            stack.stop()
+            stack.api.close()
+
+
+def _first_start(shelf: Path, options: dict[str, Any]) -> Path:
+    """The data folder of a deployment that has been up once."""
+    shelf.mkdir(exist_ok=True)
+    made = shelf / hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+    with (shelf / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            with _short_folder() as folder:
+                stack = Stack(folder, **options)
+                try:
+                    stack.start()
+                finally:
+                    stack.stop()
+                    stack.api.close()
+                _copy(stack.data_dir, made.with_suffix(".new"))
+            made.with_suffix(".new").rename(made)
+    return made
+
+
+def _copy(data_dir: Path, to: Path) -> None:
+    """With owners: PostgreSQL does not run as root, and neither are its files root's."""
+    subprocess.run(["cp", "--archive", data_dir, to], check=True)
+
+
+@contextmanager
+def _short_folder() -> Iterator[Path]:
+    """PostgreSQL's socket lies below it, and a socket's path may not be long."""
     folder = Path(tempfile.mkdtemp(prefix="emend-"))
-    stack = Stack(folder, **options)
     try:
-        stack.start()
-        yield stack
+        yield folder
     finally:
-        stack.stop()
-        stack.api.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
