@@ -10,10 +10,10 @@ is counted too: it depends less on what else the machine does. Many short rounds
 the same machine. Prints a line a round, and one JSON object last.
 
 Everything on the same 2 cores (x86-64, Python 3.11.7, uvicorn 0.54), which do nothing else; 31 rounds of 1 s each;
-ratios are nginx by gateway. In brackets the same without the whole address of predictions and with $request_id:
+ratios are nginx by gateway. In brackets an earlier day:
 
                                               throughput    processor time    of nginx alone
-    nginx 1.30.6, connections kept         0.952 (0.946)     1.076 (1.056)   0.092 ms (0.103)
+    nginx 1.30.6, connections kept           0.97 (0.95)       1.07 (1.08)    0.13 ms (0.09)
     one worker instead of one a core               0.915             1.090   0.115 ms
 
 On overloaded cores (load 20), 41 rounds:
