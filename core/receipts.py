@@ -74,6 +74,17 @@ def waiting(db: Session, model: Model) -> dict[str, int | None]:
     }
 
 
+def _waiting_of(db: Session, category: Category) -> int:
+    counted = db.scalar(
+        select(func.count()).where(
+            Correction.model == category.model,
+            Correction.category_id == category.id,
+            Correction.status == CorrectionStatus.accepted,
+        )
+    )
+    return counted or 0
+
+
 def leaving(db: Session, model: str) -> int:
     """Withdrawn corrections that are in the dataset until the next run has taken them out."""
     counted = db.scalar(
@@ -98,7 +109,9 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
         ).all()
         live = champion_version(db, correction.model)
         trained = _trained_versions(db, standing)
-        queue = waiting(db, model) if correction.status is CorrectionStatus.accepted else None
+        queue = None
+        if correction.status is CorrectionStatus.accepted:
+            queue = waiting(db, model) | {"of_its_category": _waiting_of(db, category)}
         prediction = _prediction(db, correction)
         relabelled = _reviewers_labels(db, [correction]).get(correction.id)
     missing = missing_images(category, model)
@@ -114,6 +127,8 @@ def receipt(correction_id: UUID) -> dict[str, Any]:
         said = duplicate_sentence(standing, category, missing, trained, now)
     if prediction is not None and prediction["label"].casefold() == correction.label.casefold():
         said = said.replace("Now right:", "Still right:", 1)
+    if prediction is not None and now is not None and prediction["label"].casefold() != now.label.casefold():
+        said = said.replace(" still says ", " says ", 1)
     return {
         **as_json(correction),
         "dataset_version": standing.dataset_version,
@@ -246,7 +261,7 @@ def sentence(
         case CorrectionStatus.withdrawn:
             return _withdrawn_sentence(correction, trained, champion)
         case CorrectionStatus.accepted:
-            words = _missing_words(category, missing, waiting="; those that wait count")
+            words = _missing_words(category, missing, waiting=(queue or {}).get("of_its_category"))
             return f"Received: it waits for the next run{_queue_words(queue)}.{words}"
         case CorrectionStatus.quarantined:
             reason = (correction.reason or "no reason was recorded").removeprefix("conflict: ")
@@ -326,14 +341,15 @@ def _queue_words(queue: dict[str, int | None] | None) -> str:
     return f" ({count} correction{'' if count == 1 else 's'} {wait})"
 
 
-def _missing_words(category: Category, missing: int, waiting: str = "") -> str:
+def _missing_words(category: Category, missing: int, waiting: int | None = None) -> str:
     if category.state is CategoryState.retired:
         return f" The category {category.name} is retired: nothing is trained on it."
     if not missing:
         return ""
     images = "image" if missing == 1 else "images"
     needs = f"it needs {missing} more training {images} before it can be learned"
-    return f" The category {category.name} is new: {needs}{waiting}."
+    wait = "" if not waiting else f"; {waiting} {'waits' if waiting == 1 else 'wait'} already"
+    return f" The category {category.name} is new: {needs}{wait}."
 
 
 def _withdrawn_sentence(correction: Correction, trained: Sequence[int], champion: int | None) -> str:

@@ -415,7 +415,7 @@ STEPS = {
     "in-dataset": "the next version will be trained on it",
     "new-category": "more training image",
     "now-right": "was trained on it and gets it right",
-    "still-wrong": "still says",
+    "still-wrong": "was trained on it and s",
     "exam": "exam question",
     "set-aside": "Set aside for a person",
     "damaged": "damaged or cut off",

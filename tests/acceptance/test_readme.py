@@ -45,7 +45,7 @@ def test_the_walk_ends_with_a_version_2_that_gets_it_right(stack: Stack) -> None
     )
     said = done.stdout
     assert done.returncode == 0, said + done.stderr
-    assert "needs 20 more training images before it can be learned; those that wait count" in said
+    assert "needs 20 more training images before it can be learned; 1 waits already" in said
     assert "succeeded: Promoted: " in said
     assert re.search(r'"version": 2,\s+"label": "igloo"', said)
     assert "Now right: version 2 was trained on it and gets it right." in said

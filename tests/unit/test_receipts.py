@@ -28,7 +28,12 @@ def live(version: int, label: str) -> Outcome:
 
 
 def queue(count: int, missing: int) -> dict[str, int | None]:
-    return {"corrections": count, "missing_for_a_run": missing, "missing_for_the_trigger": None}
+    return {
+        "corrections": count,
+        "missing_for_a_run": missing,
+        "missing_for_the_trigger": None,
+        "of_its_category": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def queue(count: int, missing: int) -> dict[str, int | None]:
             None,
             queue(12, 0),
             "Received: it waits for the next run (12 corrections wait). The category unicorn is new: it needs "
-            "7 more training images before it can be learned; those that wait count.",
+            "7 more training images before it can be learned; 3 wait already.",
         ),
         (
             "merged",

@@ -52,6 +52,9 @@ export function Receipts() {
     if (arrived > 0) refresh();
   }, [arrived, refresh]);
   const first = list.items.length === 0;
+  // Once there is something to see or leave out; it stays while the list is asked for anew.
+  const [isOffered, setOffered] = useState(withSamples !== null);
+  if (!first && !isOffered) setOffered(true);
   return (
     <div className="stack">
       <div className="receipts-head">
@@ -59,14 +62,6 @@ export function Receipts() {
           <h1>My receipts</h1>
           <p className="soft">What you said in this browser, newest first, and what became of it.</p>
         </div>
-        <label className="receipts-samples small">
-          <input
-            type="checkbox"
-            checked={withSamples !== null}
-            onChange={(event) => setWithSamples(event.target.checked ? "shown" : null)}
-          />
-          With the samples made of your drawings
-        </label>
         <Stale />
       </div>
       {first && list.isLoading && !list.error && <Loading what="your receipts" lines={8} />}
@@ -82,6 +77,16 @@ export function Receipts() {
             <Link href={withKept("/upload")}>Upload pictures</Link>
           </p>
         </Empty>
+      )}
+      {isOffered && (
+        <label className="receipts-samples small">
+          <input
+            type="checkbox"
+            checked={withSamples !== null}
+            onChange={(event) => setWithSamples(event.target.checked ? "shown" : null)}
+          />
+          Show samples, too
+        </label>
       )}
       {!first && (
         <VirtualList
@@ -119,10 +124,10 @@ function Row({ item }: { item: Item }) {
         ) : (
           <StatusMark
             status={item.live.correct ? "right" : "wrong"}
-            word={`Version ${item.live.version}: ${item.live.correct ? "right" : "wrong"}`}
+            word={`Version ${item.live.version} gets it ${item.live.correct ? "right" : "wrong"}`}
           />
         )}
-        {item.dataset_version !== null && (
+        {item.dataset_version !== null && (item.live === null || isLeaving) && (
           <span className="soft small receipts-dataset">
             {item.status === "withdrawn" ? "was in " : isLeaving && "until the next run in "}dataset{" "}
             {item.dataset_version}

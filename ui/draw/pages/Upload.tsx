@@ -257,15 +257,17 @@ function Say({ upload, model }: { upload: Uploaded; model: Model }) {
     return (
       <>
         {receipt ? <ReceiptCard id={receipt.correction_id} /> : <p className="soft">Kept in this browser.</p>}
-        <Button
-          kind="quiet"
-          onClick={() => {
-            setOpen(true);
-            tray.say(id, null);
-          }}
-        >
-          I meant something else
-        </Button>
+        <div className="row">
+          <Button
+            kind="quiet"
+            onClick={() => {
+              setOpen(true);
+              tray.say(id, null);
+            }}
+          >
+            I meant something else
+          </Button>
+        </div>
       </>
     );
   }

@@ -88,7 +88,7 @@ export function Retrain({ model, isAlive }: { model: ModelOverview; isAlive: boo
   return (
     <AskedAction
       name="Retrain now"
-      kind="primary"
+      kind={missing > 0 ? "plain" : "primary"}
       label={`Retrain now: ${model.name}`}
       because={whyNoRun(model, isAlive)}
       title={`Retrain ${model.name}?`}
