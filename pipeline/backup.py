@@ -604,7 +604,7 @@ def _left_out(name: Path) -> bool:
     return (
         name.as_posix() in LEFT_OUT
         or (len(parts) == 1 and parts[0].startswith("."))
-        or parts[1:3] == (".dvc", "tmp")
+        or parts[1:3] in ((".dvc", "tmp"), ("runs", ".pixels"))
         or (name.name.startswith(".") and name.suffix == ".tmp")  # core.storage, before its rename
         or (parts[1:2] == (".git",) and name.suffix == ".lock")
     )

@@ -238,7 +238,7 @@ def _ask(home: Path, files_a: Mapping[str, Path], files_b: Mapping[str, Path]) -
         return _nothing("there is no held-out image to ask both about")
     parts = []
     for start in range(0, len(rows), CHUNK):
-        images = dataset.decode(home, rows.slice(start, CHUNK), a.spec)
+        images = dataset.labelled(home, rows.slice(start, CHUNK), a.spec)
         parts.append((images.category_ids, a.answers(images.pixels), b.answers(images.pixels)))
         if time.monotonic() - started > MOST_SECONDS:
             break

@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from core.images import InputSpec, decode_png
+from core.images import InputSpec
 from pipeline.near_duplicates import SIGNATURE_BYTES
+from pipeline.pixels import Decoded, Images
 
 
 class _WithoutPandas(MetaPathFinder):
@@ -88,6 +89,7 @@ SCHEMA = pa.schema(
     },
 )
 
+_PLACE = (pa.field("dataset_version", pa.int32()), pa.field("shard_row", pa.int32()))
 _REPETITIVE = ["label", "split", "source", "licence", "actor", "import_id"]  # worth a dictionary
 
 
@@ -103,9 +105,9 @@ class Category:
 
 @dataclass(frozen=True)
 class Labelled:
-    """pixels: uint8 (N, H, W[, 3]); category_ids: int32 (N,); table: the other columns, row for row."""
+    """pixels: of N images; category_ids: int32 (N,); table: the other columns, row for row."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Images
     category_ids: NDArray[np.int32]
     table: pa.Table
 
@@ -188,64 +190,40 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def read_latest(home: Path, columns: Sequence[str], up_to: int | None = None) -> pa.Table:
-    """The latest row of each image, withdrawn ones (null label) too, plus the column `dataset_version`."""
+    """The latest row of each image, withdrawn ones (null label) too, plus where it stands: `dataset_version`, and
+    `shard_row` in its shard."""
     needed = list(dict.fromkeys([*columns, "sha256", "label"]))
     tables = []
     for path in shards(home, up_to):
         table = read_columns(path, needed)
         version = pa.repeat(pa.scalar(shard_version(path), pa.int32()), len(table))
-        tables.append(table.append_column("dataset_version", version).replace_schema_metadata())
+        table = table.append_column("dataset_version", version)
+        table = table.append_column("shard_row", pa.array(np.arange(len(table), dtype=np.int32)))
+        tables.append(table.replace_schema_metadata())
     if not tables:
         fields = [SCHEMA.field(name) for name in needed]
-        return pa.schema([*fields, pa.field("dataset_version", pa.int32())]).empty_table()
+        return pa.schema([*fields, *_PLACE]).empty_table()
     rows = pa.concat_tables(tables)
     return rows.take(_latest(rows["sha256"])) if len(tables) > 1 else rows
 
 
 def read_rows(home: Path, columns: Sequence[str], up_to: int | None = None) -> pa.Table:
-    """The latest row of each image, without withdrawn ones, plus the column `dataset_version`."""
+    """The latest row of each image, without withdrawn ones, plus `dataset_version` and `shard_row`."""
     rows = read_latest(home, columns, up_to)
     return rows.filter(pc.is_valid(rows["label"]))
 
 
 def load(home: Path, spec: InputSpec, splits: Sequence[str], up_to: int | None = None) -> Labelled:
-    """The images of some splits, decoded; only rows that are asked for are read and decoded."""
+    """The images of some splits."""
     columns = ["category_id", "split", "source", "correction_id"]
     rows = read_rows(home, columns, up_to)
-    rows = rows.filter(pc.is_in(rows["split"], pa.array(list(splits))))
-    return decode(home, rows, spec)
+    return labelled(home, rows.filter(pc.is_in(rows["split"], pa.array(list(splits)))), spec)
 
 
-def decode(home: Path, rows: pa.Table, spec: InputSpec) -> Labelled:
-    """Fetches and decodes the images of `rows` (which has sha256, dataset_version, category_id).
-
-    In one thread: two take longer, because Pillow hardly lets go of the interpreter lock for images this small.
-    """
-    pixels = np.zeros((len(rows), *spec.shape), np.uint8)
-    versions = rows["dataset_version"].to_numpy()
-    names = rows["sha256"].combine_chunks()
-    for version in np.unique(versions):
-        positions = np.flatnonzero(versions == version)
-        for at, png in _encoded(shard_path(home, int(version)), names.take(pa.array(positions))):
-            pixels[positions[at]] = decode_png(png)
-    ids = rows["category_id"].to_numpy().astype(np.int32)
-    return Labelled(pixels, ids, rows)
-
-
-def _encoded(path: Path, names: pa.Array) -> Iterator[tuple[int, bytes]]:
-    """Position in `names` and PNG of each; reads only the row groups that hold one of them."""
-    with pq.ParquetFile(path, memory_map=True) as file:
-        stored = file.read(columns=["sha256"])["sha256"].combine_chunks()
-        rows = pc.index_in(names, value_set=stored).to_numpy(zero_copy_only=False)
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        ends = np.cumsum(sizes)
-        groups = np.searchsorted(ends, rows, side="right")
-        for group in np.unique(groups):
-            wanted = np.flatnonzero(groups == group)
-            images = file.read_row_group(int(group), columns=["image.bytes"])["image"].combine_chunks()
-            start = int(ends[group]) - sizes[group]
-            chosen = pc.struct_field(images, "bytes").take(pa.array(rows[wanted] - start))
-            yield from zip(wanted.tolist(), chosen.to_pylist(), strict=True)
+def labelled(home: Path, rows: pa.Table, spec: InputSpec) -> Labelled:
+    """`rows` (of `read_rows`, with category_id) and their images."""
+    decoded = Decoded(home, spec, [(shard_version(path), path) for path in shards(home)])
+    return Labelled(decoded.images(rows), rows["category_id"].to_numpy().astype(np.int32), rows)
 
 
 def read_categories(home: Path) -> list[Category]:

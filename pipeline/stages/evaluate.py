@@ -26,6 +26,7 @@ from core.images import InputSpec
 from core.storage import write_atomically, write_json
 from pipeline import dataset, metrics, workspace
 from pipeline.gate import Evidence, Slice, Verdict, judge
+from pipeline.pixels import Images
 from pipeline.stages import Result, StageError, StageRun, main, read_json
 
 BATCH = 128  # bounds memory; larger is no faster on a CPU
@@ -45,7 +46,7 @@ class Model:
     def knows(self) -> frozenset[int]:
         return frozenset(self.ids.tolist())
 
-    def answers(self, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    def answers(self, pixels: NDArray[np.uint8] | Images) -> NDArray[np.int32]:
         """The category id of the most probable output, for each image."""
         starts = range(0, len(pixels), BATCH)
         # A core for each batch: two threads inside one batch spend a fifth of their time on waiting for each other.
@@ -155,7 +156,7 @@ def ask(home: Path, challenger: Model, champion: Model | None) -> Answers:
         pc.and_(pc.equal(rows["split"], "validation"), _among(rows["category_id"], new)),
     )
     rows = rows.filter(pc.and_(wanted, _among(rows["category_id"], known)))
-    images = dataset.decode(home, rows, challenger.spec)
+    images = dataset.labelled(home, rows, challenger.spec)
     return Answers(
         table=images.table,
         truth=images.category_ids,

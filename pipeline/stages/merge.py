@@ -467,7 +467,7 @@ class _Comparison:
         from_new = [others[i - len(old)] for i in right_found[right_found >= len(old)]]
         old_rows = old.take(pa.array(from_old))
         pixels = np.concatenate(
-            [dataset.decode(self._home, old_rows, self._spec).pixels, self._pixels_of(from_new)]
+            [dataset.labelled(self._home, old_rows, self._spec).pixels[:], self._pixels_of(from_new)]
         )
         names = old_rows["sha256"].to_pylist() + [row.sha256 for row in from_new]
         alike = similarity(self._pixels_of([rows[i] for i in left])[left_at], pixels[right_at])

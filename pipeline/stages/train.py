@@ -73,7 +73,7 @@ def work(stage: StageRun) -> Result:
     building = stage.home / "runs" / ".model"  # runs/ is in no version control, and on the same disk
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    example = next(iter(data.validation_pixels), None)
+    example = next(iter(data.validation_pixels[:1]), None)
     export(network, outputs, spec, building, example=example, train_images=len(data.targets))
     _swap_in(building, stage.home / "model")
     if checkpoint is not None:
@@ -138,10 +138,10 @@ def training_data(images: Labelled, outputs: Sequence[Category], params: TrainPa
     weights = balanced(targets[training], params.balance)
     weights = np.where(corrected, weights * params.correction_weight, weights).astype(np.float32)
     return TrainingData(
-        pixels=images.pixels[training],
+        pixels=images.pixels.take(training),
         targets=targets[training],
         weights=weights,
-        validation_pixels=images.pixels[validation],
+        validation_pixels=images.pixels.take(validation),
         validation_targets=targets[validation],
     )
 

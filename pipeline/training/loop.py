@@ -30,6 +30,7 @@ from torch import Tensor
 
 from core.storage import write_atomically
 from pipeline.params import TrainParams
+from pipeline.pixels import Images
 from pipeline.stages import StageError
 from pipeline.training.augmentation import augment
 from pipeline.training.networks import Network, images_of, start_from
@@ -48,17 +49,18 @@ class TrainingDiverged(StageError):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """pixels: uint8 (N, H, W[, 3]); targets: int64 (N,), output indices; weights: float32 (N,), loss weights."""
+    """pixels: uint8 (N, H, W[, 3]), in memory or on disk; targets: int64 (N,), output indices; weights: float32 (N,),
+    loss weights."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | Images
     targets: NDArray[np.int64]
     weights: NDArray[np.float32]
-    validation_pixels: NDArray[np.uint8]
+    validation_pixels: NDArray[np.uint8] | Images
     validation_targets: NDArray[np.int64]
 
     @property
     def channels(self) -> int:
-        return 1 if self.pixels.ndim == 3 else 3
+        return 1 if len(self.pixels.shape) == 3 else 3
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,22 @@ def train(
     if finished:
         say(f"going on after epoch {finished} of {schedule.epochs}, from the checkpoint")
 
-    pixels, targets, weights = (
-        torch.from_numpy(a).to(device) for a in (data.pixels, data.targets, data.weights)
-    )
-    batch_size = min(params.batch_size, len(pixels))
-    steps = _steps(len(pixels), batch_size, params.min_steps)
+    pixels_of = _held(data.pixels, device)
+    targets, weights = (torch.from_numpy(a).to(device) for a in (data.targets, data.weights))
+    batch_size = min(params.batch_size, len(targets))
+    steps = _steps(len(targets), batch_size, params.min_steps)
     for epoch in range(finished + 1, schedule.epochs + 1):
         generator = torch.Generator().manual_seed(params.seed * 1_000_003 + epoch)
         network.train()
         loss_sum = torch.zeros((), device=device)
         started = said = time.perf_counter()
-        for step, chosen in enumerate(_batches(len(pixels), batch_size, steps, generator)):
+        for step, chosen in enumerate(_batches(len(targets), batch_size, steps, generator)):
             share = ((epoch - 1) * steps + step) / (schedule.epochs * steps)
             learning_rate = schedule.learning_rate * _one_cycle(share)
-            chosen = chosen.to(device)
-            images = augment(images_of(pixels[chosen]), params.augmentation, generator)
+            images = augment(images_of(pixels_of(chosen)), params.augmentation, generator)
             with _fast(device):
                 logits = network(images.contiguous(memory_format=torch.channels_last))
+            chosen = chosen.to(device)
             losses = F.cross_entropy(
                 logits.float(), targets[chosen], label_smoothing=params.label_smoothing, reduction="none"
             )
@@ -174,11 +175,23 @@ def validate(network: Network, data: TrainingData, device: torch.device) -> tupl
     if len(data.validation_pixels) == 0:
         return None, None
     network.eval()
-    pixels = torch.from_numpy(data.validation_pixels).split(VALIDATION_BATCH)  # type: ignore[no-untyped-call]
-    logits = torch.cat([network(images_of(p.to(device))).cpu() for p in pixels])
+    batches = _in_batches(data.validation_pixels, VALIDATION_BATCH)
+    logits = torch.cat([network(images_of(torch.from_numpy(b).to(device))).cpu() for b in batches])
     targets = torch.from_numpy(data.validation_targets)
     accuracy = (logits.argmax(1) == targets).float().mean().item()
     return round(F.cross_entropy(logits, targets).item(), 6), round(accuracy, 6)
+
+
+def _held(images: NDArray[np.uint8] | Images, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Gives the images at some positions, on `device`: of all of them there, or, on the CPU, where they are."""
+    if device.type == "cpu":
+        return lambda chosen: torch.from_numpy(images[chosen.numpy()])
+    whole = torch.cat([torch.from_numpy(batch).to(device) for batch in _in_batches(images, 10_000)])
+    return lambda chosen: whole[chosen.to(device)]
+
+
+def _in_batches(images: NDArray[np.uint8] | Images, size: int) -> Iterator[NDArray[np.uint8]]:
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]:
@@ -244,7 +257,9 @@ def _identity(
 ) -> str:
     """Names a training by all that decides its bits, so that a checkpoint of another one is not taken up."""
     digest = hashlib.sha256(f"{params.model_dump_json()} {schedule} {classes} {torch.__version__}".encode())
-    for array in (data.pixels, data.targets, data.weights):
+    for pixels in _in_batches(data.pixels, 10_000):
+        digest.update(pixels.tobytes())
+    for array in (data.targets, data.weights):
         digest.update(array.tobytes())
     for name, tensor in sorted((base or {}).items()):
         digest.update(name.encode())
