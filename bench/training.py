@@ -6,20 +6,21 @@
 Splits the images by hash as the product does (80/10/10), trains on the first part with the preset's parameters,
 and reports the accuracy on the last, which nothing was tuned on. The last line is JSON.
 
-One thread of a 2-core AMD EPYC with avx512_bf16 that others were using too (load 3 to 5, so the seconds are an
-upper end; alone a thread does about 2,500 drawings/s), torch 2.15, Python 3.11, one run each, seed 1:
+2 cores of an AMD EPYC with avx512_bf16 that nothing else used, torch 2.15, Python 3.11, one run each, seed 1:
 
-    source               widths        epochs   train images   holdout accuracy   seconds   images/s
-    quickdraw10          32 64 128          8         24,029             92.2 %       108      2,107
-    quickdraw10          32 64 128         10         24,029             92.5 %       187      1,399
-    the same, AdamW      32 64 128          8         24,029             91.3 %       175      1,589
-    cifar10-train.tar    32 64 128          8         39,794             78.9 %       311      1,194
+    source        widths      epochs   train images   holdout accuracy   seconds   images/s
+    quickdraw10   32 64 128        8         24,029             92.0 %        62      3,289
+    the same, as one part on one thread                         92.2 %       103      2,040
+
+Both in one run; the second is what it was before batches were worked on in two parts (pipeline/training/gradients.py).
+Deterministic algorithms and optimizers that do not import torch's compiler save 4 s before the first step.
+Earlier, on busy cores: AdamW alone 91.3 % where Muon had 92.2 %; cifar10-train.tar 78.9 % after 8 epochs of 32 64 128.
 
 Chosen on rows 0 to 999 of each file of drawings (trained on 750, asked about 250, one run each, so about half a
 point is noise): Muon 90.2 % against AdamW's 88.0 %, peak 0.24 (0.1: 89.1, 0.5: 89.6); batches of 128 no better (89.8);
 20 epochs for 12 are worth 0.6; weaker augmentation costs 1.5.
 
-Two threads on busy cores took up to fifty times as long as one (OpenMP threads that wait for each other).
+Two threads inside each operation took up to fifty times as long as one on busy cores: they wait for each other.
 
 Gentle training after 99 corrections of a champion at 89.5 % (7,000 drawings; asked about 2,000 others), 3 epochs:
 

@@ -62,11 +62,10 @@ class MergeParams(_Section):
 class TrainParams(_Section):
     seed: int = Field(1, ge=0, description="Same seed, data, lock and kind of CPU: same weights.")
     threads: int = Field(
-        1,
+        2,
         ge=1,
         le=256,
-        description="Fixed, because the weights depend on it. One: two gain little for a network this small, and on "
-        "cores that others use they wait for each other, up to fifty times as long.",
+        description="The weights do not depend on it. More than two are of no use: a batch is worked on in two parts.",
     )
     widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
         (32, 64, 128),

@@ -117,8 +117,10 @@ def main(
     name: str,
     work: Callable[[StageRun], Result],
     warm_up: Callable[[], None] | None = None,
+    niceness: int = 0,
 ) -> None:
-    """The thin main of a stage. warm_up: slow imports worth doing before the stage's turn has come."""
+    """The thin main of a stage. warm_up: slow imports worth doing before the stage's turn has come. niceness: by how
+    much its work gives way to that of the services, which answer people meanwhile."""
     parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages.{name}", description=work.__doc__)
     parser.add_argument("--home", type=Path, required=True, help="the model's home, e.g. data/doodles")
     parser.add_argument("--run", type=int, help="the run this belongs to; its folder is HOME/runs/RUN")
@@ -129,6 +131,7 @@ def main(
         if warm_up is not None:
             warm_up()
         _wait_for_turn()
+    os.nice(niceness)
     try:
         result = work(stage)
     except EmendError as exc:

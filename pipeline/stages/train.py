@@ -225,4 +225,4 @@ def _swap_in(built: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main("train", work, warm_up)
+    main("train", work, warm_up, niceness=10)

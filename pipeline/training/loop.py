@@ -1,8 +1,11 @@
 """The training loop: read down the page.
 
-Deterministic on the CPU: the same seed, data, threads and kind of CPU give the same bits. Order and random changes
-of an epoch come from a generator seeded with (seed, epoch), so there is no random state to keep, and a training
-that was killed and goes on from its last checkpoint ends with the same bits as one that was not.
+Deterministic on the CPU: the same seed, data and kind of CPU give the same bits, on any number of threads. Order and
+random changes come from generators seeded with (seed, epoch) and (seed, epoch, step, part), so there is no random
+state to keep, and a training that was killed and goes on from its last checkpoint ends with the same bits as one that
+was not.
+
+Batch statistics are measured when an epoch is over, on images as they will be served: without random changes.
 
 The last epoch's weights are kept: the learning rate has come down to zero by then, so they are settled, and picking
 an epoch by its validation figure would fit the choice to those images.
@@ -15,7 +18,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,15 @@ from pipeline.params import TrainParams
 from pipeline.pixels import Images
 from pipeline.stages import StageError
 from pipeline.training.augmentation import augment
+from pipeline.training.gradients import Batch, Gradients, Part, Threads, channels_last, parts_of
 from pipeline.training.networks import Network, images_of, start_from
-from pipeline.training.optimizer import Muon
+from pipeline.training.optimizer import AdamW, Muon
 
 WARM_UP = 0.25  # of all steps the learning rate rises, then falls to zero
 ADAMW_SHARE = 1 / 80  # its learning rate as a share of Muon's, which is in other units: 0.003 beside 0.24
 PROGRESS_SECONDS = 10.0
 VALIDATION_BATCH = 500
+SETTLED_BATCHES, SETTLED_IMAGES = 4, 256  # what batch statistics are measured on
 CPU = torch.device("cpu")
 
 
@@ -100,47 +104,46 @@ def train(
 
     Raises TrainingDiverged.
     """
-    torch.set_num_threads(params.threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    threads = Threads(params.threads if device.type == "cpu" else 1)
+    # Not use_deterministic_algorithms, which says the same and imports the compiler, in 2 s.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     torch.manual_seed(params.seed)
     network = Network(data.channels, params.widths, classes)
     if base is not None:
         start_from(network, base)
     # channels_last with bfloat16 is 2 times as fast as neither on an AVX-512 CPU, and the figure is the same.
     network.to(device).to(memory_format=torch.channels_last)
-    optimizers = _optimizers(network, params.weight_decay)
+    gradients = Gradients(network, device, threads, params.label_smoothing)
+    muon, adamw = _optimizers(network, threads, params.weight_decay)
     identity = _identity(data, params, schedule, classes, base)
-    finished = _restore(checkpoint, identity, network, optimizers)
+    finished = _restore(checkpoint, identity, network, (muon, adamw))
     if finished:
         say(f"going on after epoch {finished} of {schedule.epochs}, from the checkpoint")
 
     pixels_of = _held(data.pixels, device)
     targets, weights = (torch.from_numpy(a).to(device) for a in (data.targets, data.weights))
+
+    def batch_of(part: Part) -> Batch:
+        generator = torch.Generator().manual_seed(part.seed)
+        images = augment(images_of(pixels_of(part.chosen)), params.augmentation, generator)
+        chosen = part.chosen.to(device)
+        return Batch(images, targets[chosen], weights[chosen])
+
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(params.seed))
+    typical = order[: SETTLED_BATCHES * SETTLED_IMAGES].split(SETTLED_IMAGES)  # type: ignore[no-untyped-call]
     batch_size = min(params.batch_size, len(targets))
     steps = _steps(len(targets), batch_size, params.min_steps)
     for epoch in range(finished + 1, schedule.epochs + 1):
         generator = torch.Generator().manual_seed(params.seed * 1_000_003 + epoch)
-        network.train()
         loss_sum = torch.zeros((), device=device)
         started = said = time.perf_counter()
         for step, chosen in enumerate(_batches(len(targets), batch_size, steps, generator)):
             share = ((epoch - 1) * steps + step) / (schedule.epochs * steps)
             learning_rate = schedule.learning_rate * _one_cycle(share)
-            images = augment(images_of(pixels_of(chosen)), params.augmentation, generator)
-            with _fast(device):
-                logits = network(images.contiguous(memory_format=torch.channels_last))
-            chosen = chosen.to(device)
-            losses = F.cross_entropy(
-                logits.float(), targets[chosen], label_smoothing=params.label_smoothing, reduction="none"
-            )
-            loss = (losses * weights[chosen]).sum() / weights[chosen].sum()
-            network.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * (1 if isinstance(optimizer, Muon) else ADAMW_SHARE)
-                optimizer.step()
-            loss_sum += loss.detach()
+            parts = parts_of(chosen, device, seed=(params.seed * 1_000_003 + epoch) * 1_000_003 + step)
+            loss_sum += gradients.step(batch_of, parts, weights[chosen.to(device)].sum())
+            muon.step(learning_rate)
+            adamw.step(learning_rate * ADAMW_SHARE)
             if time.perf_counter() - said > PROGRESS_SECONDS:
                 said = time.perf_counter()
                 _check(loss_sum, epoch, schedule)
@@ -149,7 +152,8 @@ def train(
                 )
         _check(loss_sum, epoch, schedule)
         seconds = time.perf_counter() - started
-        validation_loss, validation_accuracy = validate(network, data, device)
+        gradients.settle(images_of(pixels_of(chosen)) for chosen in typical)
+        validation_loss, validation_accuracy = validate(network, data, device, threads)
         report(
             {
                 "epoch": epoch,
@@ -164,19 +168,28 @@ def train(
             }
         )
         if checkpoint is not None:
-            write_atomically(checkpoint, _snapshot(network, optimizers, epoch, identity))
+            write_atomically(checkpoint, _snapshot(network, (muon, adamw), epoch, identity))
     network.eval()
     return network
 
 
-@torch.inference_mode()
-def validate(network: Network, data: TrainingData, device: torch.device) -> tuple[float | None, float | None]:
+def validate(
+    network: Network, data: TrainingData, device: torch.device, threads: Threads | None = None
+) -> tuple[float | None, float | None]:
     """Mean loss and accuracy on the validation images, in float32 as they will be served; None without any."""
     if len(data.validation_pixels) == 0:
         return None, None
     network.eval()
+
+    @torch.inference_mode()
+    def logits_of(batch: NDArray[np.uint8]) -> Tensor:
+        found: Tensor = network(channels_last(images_of(torch.from_numpy(batch).to(device))))
+        return found.cpu()
+
     batches = _in_batches(data.validation_pixels, VALIDATION_BATCH)
-    logits = torch.cat([network(images_of(torch.from_numpy(b).to(device))).cpu() for b in batches])
+    logits = torch.cat(
+        [logits_of(b) for b in batches] if threads is None else threads.map(logits_of, list(batches))
+    )
     targets = torch.from_numpy(data.validation_targets)
     accuracy = (logits.argmax(1) == targets).float().mean().item()
     return round(F.cross_entropy(logits, targets).item(), 6), round(accuracy, 6)
@@ -220,24 +233,13 @@ def _one_cycle(share: float) -> float:
     return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
 
 
-def _optimizers(network: Network, weight_decay: float) -> list[torch.optim.Optimizer]:
+def _optimizers(network: Network, threads: Threads, weight_decay: float) -> tuple[Muon, AdamW]:
     """Muon for the blocks' filters; AdamW for stem, norms and output, where norms and biases do not decay."""
     filters = [p for p in network.blocks.parameters() if p.ndim == 4]
-    groups: list[dict[str, Any]] = [
-        {"params": [network.stem.weight, network.output.weight], "weight_decay": weight_decay},
-        {"params": [p for p in network.parameters() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, lr=0.0)
-    return [Muon(filters, lr=0.0), adamw] if filters else [adamw]
-
-
-def _fast(device: torch.device) -> Any:
-    """bfloat16 where the processor multiplies it: elsewhere it is emulated, and slower than float32."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+    norms_and_biases = [p for p in network.parameters() if p.ndim == 1]
+    return Muon(filters, threads), AdamW(
+        [network.stem.weight, network.output.weight], norms_and_biases, weight_decay
+    )
 
 
 def _check(loss_sum: Tensor, epoch: int, schedule: Schedule) -> None:
@@ -256,7 +258,8 @@ def _identity(
     base: Mapping[str, Tensor] | None,
 ) -> str:
     """Names a training by all that decides its bits, so that a checkpoint of another one is not taken up."""
-    digest = hashlib.sha256(f"{params.model_dump_json()} {schedule} {classes} {torch.__version__}".encode())
+    decisive = params.model_dump_json(exclude={"threads"})
+    digest = hashlib.sha256(f"{decisive} {schedule} {classes} {torch.__version__}".encode())
     for pixels in _in_batches(data.pixels, 10_000):
         digest.update(pixels.tobytes())
     for array in (data.targets, data.weights):
@@ -267,43 +270,30 @@ def _identity(
     return digest.hexdigest()
 
 
-def _snapshot(
-    network: Network, optimizers: Sequence[torch.optim.Optimizer], epoch: int, identity: str
-) -> bytes:
+def _snapshot(network: Network, optimizers: Sequence[Muon | AdamW], epoch: int, identity: str) -> bytes:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for prefix, _, state in _states(optimizers):
-        tensors |= {prefix + key: value for key, value in state.items()}
+    for number, optimizer in enumerate(optimizers):
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in optimizer.state.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data: bytes = save(plain, {"training": json.dumps({"epoch": epoch, "identity": identity})})
     return data
 
 
 def _restore(
-    checkpoint: Path | None, identity: str, network: Network, optimizers: Sequence[torch.optim.Optimizer]
+    checkpoint: Path | None, identity: str, network: Network, optimizers: Sequence[Muon | AdamW]
 ) -> int:
     """Loads the checkpoint when it is of this training. Returns the epochs finished."""
     if checkpoint is None or not checkpoint.exists():
         return 0
     with safe_open(checkpoint, "pt") as file:
         header = json.loads(file.metadata()["training"])
+        if header["identity"] != identity:
+            return 0
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
-    if header["identity"] != identity:
-        return 0
     network.load_state_dict(
         {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     )
-    for prefix, parameter, state in _states(optimizers):
-        for name in [name for name in tensors if name.startswith(prefix)]:
-            value = tensors[name]
-            if value.shape == parameter.shape:  # as the parameter: on its device, in its memory layout
-                value = torch.empty_like(parameter).copy_(value)
-            state[name.removeprefix(prefix)] = value
+    for number, optimizer in enumerate(optimizers):
+        for name, own in optimizer.state.items():
+            own.copy_(tensors[f"optimizer.{number}.{name}"])
     return int(header["epoch"])
-
-
-def _states(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-    """A name, the parameter, and what its optimizer keeps of it, for every parameter."""
-    for which, optimizer in enumerate(optimizers):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            yield f"optimizer.{which}.{index}.", parameter, optimizer.state[parameter]

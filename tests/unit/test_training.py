@@ -9,12 +9,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from core.images import InputSpec
 from pipeline.dataset import Category
 from pipeline.params import TrainParams
 from pipeline.training.augmentation import Kind, augment, drawing
 from pipeline.training.export import export, read_weights
+from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
 from pipeline.training.loop import (
     Schedule,
     TrainingData,
@@ -73,6 +76,57 @@ def test_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
     first, again = (bits(train(lines_data(), PARAMS, SCHEDULE, 2)) for _ in range(2))
     assert first == again
     assert first != bits(train(lines_data(), PARAMS.model_copy(update={"seed": 2}), SCHEDULE, 2))
+
+
+def test_the_number_of_threads_does_not_change_the_bits(tmp_path: Path) -> None:
+    one, two, three = (
+        bits(train(lines_data(), PARAMS.model_copy(update={"threads": n}), SCHEDULE, 2)) for n in (1, 2, 3)
+    )
+    assert one == two == three
+    checkpoint, said = tmp_path / "last.safetensors", list[str]()
+    train(lines_data(), PARAMS, SCHEDULE, 2, checkpoint=checkpoint)
+    more = PARAMS.model_copy(update={"threads": 2})
+    assert one == bits(train(lines_data(), more, SCHEDULE, 2, checkpoint=checkpoint, say=said.append))
+    assert said == ["going on after epoch 3 of 3, from the checkpoint"]
+
+
+def test_batch_statistics_are_those_of_images_without_random_changes() -> None:
+    data = lines_data()
+    network = train(data, PARAMS, SCHEDULE, 2)
+    with torch.no_grad():
+        seen = network.stem(images_of(torch.from_numpy(np.asarray(data.pixels))))
+    kept = network.norm.state_dict()
+    assert torch.allclose(kept["running_mean"], seen.mean((0, 2, 3)), rtol=0.02, atol=0.01)
+    assert torch.allclose(kept["running_var"], seen.var((0, 2, 3)), rtol=0.05, atol=0.01)
+
+
+def test_the_parts_of_a_batch_make_the_gradients_of_the_whole() -> None:
+    """But for batch statistics, which are each part's own: the output's gradients do not know of them."""
+    network = Network(1, (8, 16), 2)
+    pixels, targets = lines(64)
+    weights = torch.linspace(1, 3, 64)
+    batch = Batch(images_of(torch.from_numpy(pixels)), torch.from_numpy(targets), weights)
+    seen: list[Tensor] = []
+
+    def batch_of(part: Part) -> Batch:
+        seen.append(part.chosen)
+        return Batch(batch.images[part.chosen], batch.targets[part.chosen], weights[part.chosen])
+
+    parts = parts_of(torch.randperm(64), CPU, seed=3)
+    loss = Gradients(network, CPU, Threads(2), 0.0).step(batch_of, parts, weights.sum())
+    assert sorted(torch.cat(seen).tolist()) == list(range(64))
+    assert len({part.seed for part in parts}) == len(parts) == 2
+    bias = network.output.bias.grad
+    assert bias is not None
+    expected, total = torch.zeros(2), torch.zeros(())
+    for part in parts:
+        own = batch_of(part)
+        logits = network.train()(own.images)
+        of_part = (F.cross_entropy(logits, own.targets, reduction="none") * own.weights).sum() / weights.sum()
+        expected += torch.autograd.grad(of_part, network.output.bias)[0]
+        total += of_part.detach()
+    assert torch.allclose(bias, expected, atol=0.01)
+    assert torch.allclose(loss, total, atol=0.02)
 
 
 def test_training_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path: Path) -> None:
