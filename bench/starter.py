@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.params import TrainParams
 from pipeline.starter import CATEGORIES, generate
-from pipeline.training.loop import Schedule, TrainingData, best_device, train
+from pipeline.training.classifier import Classifier, best_device
+from pipeline.training.config import TrainingConfig
 from pipeline.training.networks import Network, images_of
+from pipeline.training.trainer import TrainingData
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "quickdraw10"
 TUNING, REPORTING = slice(0, 1000), slice(1000, 3000)
@@ -40,14 +41,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tuning", action="store_true", help="rows 0 to 999, and the confusion matrix")
     arguments = parser.parse_args()
-    params = TrainParams(
+    params = TrainingConfig(
         augmentation="drawing", epochs=arguments.epochs, threads=arguments.threads, seed=arguments.seed
     )
     rows = TUNING if arguments.tuning else REPORTING
     print(json.dumps(measure(arguments.real, rows, arguments.count, params, say=arguments.tuning)))
 
 
-def measure(real: Path, rows: slice, count: int, params: TrainParams, *, say: bool) -> dict[str, object]:
+def measure(real: Path, rows: slice, count: int, params: TrainingConfig, *, say: bool) -> dict[str, object]:
     started = time.perf_counter()
     pixels, labels = generate(count, params.seed)
     generated = time.perf_counter()
@@ -76,7 +77,7 @@ def measure(real: Path, rows: slice, count: int, params: TrainParams, *, say: bo
     }
 
 
-def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: TrainParams) -> Network:
+def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: TrainingConfig) -> Network:
     data = TrainingData(
         pixels,
         targets,
@@ -84,8 +85,9 @@ def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: Train
         np.zeros((0, 28, 28), np.uint8),
         np.zeros(0, np.int64),
     )
-    schedule = Schedule(params.epochs, params.learning_rate)
-    return train(data, params, schedule, len(CATEGORIES), device=best_device()).cpu()
+    trainer = Classifier(params)
+    trainer.fit(data, len(CATEGORIES))
+    return trainer.network.cpu()
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """How good and how fast training is, on real drawings or photos.
 
-    python -m bench.training ../shared/data/quickdraw10
+    python -m bench.training ../shared/data/quickdraw10 --baseline --epochs 2 4 8
     python -m bench.training ../shared/data/cifar10-train.tar --preset photos --epochs 4
 
 Splits the images by hash as the product does (80/10/10), trains on the first part with the preset's parameters,
@@ -45,19 +45,25 @@ import os
 import platform
 import tarfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import t as student
 
+from bench.baseline import accuracy as baseline_accuracy
+from bench.baseline import train_baseline
 from core.images import name_of, split_of
-from pipeline.params import TrainParams, parse
-from pipeline.training.loop import Schedule, TrainingData, balanced, best_device, train, validate
+from pipeline.params import parse
+from pipeline.training.classifier import Classifier
+from pipeline.training.config import TrainingConfig
+from pipeline.training.trainer import TrainingData
 from pipeline.workspace import PRESETS
 
 
@@ -67,66 +73,107 @@ def main() -> None:
         "source", type=Path, help="a folder of <category>.npy bitmaps, or a tar of <category>/<image>"
     )
     parser.add_argument("--preset", default="doodles", choices=["doodles", "photos"])
-    parser.add_argument("--epochs", type=int, help="other than the preset's")
+    parser.add_argument("--epochs", type=int, nargs="*", help="other than the preset's; several are compared")
+    parser.add_argument("--seeds", type=int, default=5, help="each is trained with so many")
+    parser.add_argument("--baseline", action="store_true", help="beside the training of bench/baseline.py")
     parser.add_argument("--threads", type=int, help="other than the preset's")
     parser.add_argument("--limit", type=int, help="images of each category; all unless told")
-    arguments = parser.parse_args()
-    pixels, targets, names = (read_tar if arguments.source.suffix == ".tar" else read_bitmaps)(
-        arguments.source, arguments.limit
+    given = parser.parse_args()
+    read = read_tar if given.source.suffix == ".tar" else read_bitmaps
+    pixels, targets, names = read(given.source, given.limit)
+    config = preset(given.preset)
+    if given.threads is not None:
+        config = config.model_copy(update={"threads": given.threads})
+    recipes: dict[str, Recipe] = {}
+    if given.baseline:
+        recipes["baseline"] = partial(measure_baseline, outputs=len(names))
+    for epochs in given.epochs or [config.epochs]:
+        ours = config.model_copy(update={"epochs": epochs})
+        recipes[f"{epochs} epochs"] = partial(measure, outputs=len(names), config=ours)
+    found = compare(split_by_hash(pixels, targets), recipes, given.seeds)
+    print(
+        json.dumps(
+            {
+                "bench": "training",
+                "source": given.source.name,
+                "recipes": found,
+                "seeds": given.seeds,
+                "load_average": round(os.getloadavg()[0], 1),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            }
+        )
     )
-    params = preset(arguments.preset).model_copy(
-        update={k: v for k in ("epochs", "threads") if (v := getattr(arguments, k)) is not None}
-    )
-    print(json.dumps(measure(pixels, targets, len(names), params)))
 
 
-def measure(
-    pixels: NDArray[np.uint8], targets: NDArray[np.int64], classes: int, params: TrainParams
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class Split:
+    """data: what is trained on. pixels, targets: the holdout."""
+
+    data: TrainingData
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+
+
+Recipe = Callable[[Split, int], tuple[float, float]]  # to accuracy (0..1) and seconds, by seed
+
+
+def split_by_hash(pixels: NDArray[np.uint8], targets: NDArray[np.int64]) -> Split:
     split = np.array([split_of(name_of(image)) for image in pixels])
     training, validation, holdout = (split == name for name in ("train", "validation", "holdout"))
     data = TrainingData(
         pixels[training],
         targets[training],
-        balanced(targets[training], params.balance),
+        np.ones(int(training.sum()), np.float32),
         pixels[validation],
         targets[validation],
     )
-    rates: list[float] = []
+    return Split(data, pixels[holdout], targets[holdout])
 
-    def report(figures: dict[str, Any]) -> None:
-        print(figures, flush=True)
-        rates.append(figures["images_per_second"])
 
-    device = best_device()
-    started = time.perf_counter()
-    network = train(
-        data,
-        params,
-        Schedule(params.epochs, params.learning_rate),
-        classes,
-        report=report,
-        device=device,
-    )
-    seconds = time.perf_counter() - started
-    held_out = replace(data, validation_pixels=pixels[holdout], validation_targets=targets[holdout])
-    _, accuracy = validate(network, held_out, device)
+def compare(images: Split, recipes: Mapping[str, Recipe], seeds: int) -> dict[str, dict[str, float]]:
+    """One seed of each after another, so that each meets much the same machine."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
+    for seed in range(1, seeds + 1):
+        for name, recipe in recipes.items():
+            found[name].append(recipe(images, seed))
+            accuracy, seconds = found[name][-1]
+            print(f"{name}, seed {seed}: {100 * accuracy:.2f} % after {seconds:.1f} s", flush=True)
+    baseline = np.median([seconds for _, seconds in next(iter(found.values()))])
     return {
-        "holdout_accuracy": accuracy,
-        "holdout_images": int(holdout.sum()),
-        "train_images": int(training.sum()),
-        "seconds": round(seconds, 1),
-        "images_per_second": round(float(np.median(rates))),
-        "epochs": params.epochs,
-        "threads": params.threads,
-        "device": device.type,
-        "load_average": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        name: {
+            "accuracy_percent": round(100 * float(np.mean([a for a, _ in runs])), 2),
+            "interval_points": round(100 * interval([a for a, _ in runs]), 2),
+            "seconds": round(float(np.median([s for _, s in runs])), 1),
+            "times_as_fast": round(float(baseline / np.median([s for _, s in runs])), 2),
+        }
+        for name, runs in found.items()
     }
 
 
-def preset(name: str) -> TrainParams:
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean, over seeds; 0 of one."""
+    if len(values) < 2:
+        return 0.0
+    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def measure(images: Split, seed: int, *, outputs: int, config: TrainingConfig) -> tuple[float, float]:
+    trainer = Classifier(config.model_copy(update={"seed": seed}), say=lambda line: None)
+    started = time.perf_counter()
+    trainer.fit(images.data, outputs)
+    seconds = time.perf_counter() - started
+    accuracy = trainer.measure(images.pixels, images.targets)[1]
+    assert accuracy is not None
+    return accuracy, seconds
+
+
+def measure_baseline(images: Split, seed: int, *, outputs: int) -> tuple[float, float]:
+    network, seconds = train_baseline(np.asarray(images.data.pixels[:]), images.data.targets, outputs, seed)
+    return baseline_accuracy(network, images.pixels, images.targets), seconds
+
+
+def preset(name: str) -> TrainingConfig:
     path = PRESETS[name]
     return parse(yaml.safe_load(path.read_text()), str(path)).train
 

@@ -6,7 +6,7 @@ Unknown keys and values out of range are refused by name. The presets are what a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
 from croniter import croniter
@@ -16,6 +16,7 @@ from core.errors import ConfigurationError
 from core.images import InputSpec
 from core.validation import told
 from pipeline.gate import GateParams
+from pipeline.training.config import TrainingConfig
 
 
 class _Section(BaseModel):
@@ -56,73 +57,6 @@ class MergeParams(_Section):
         le=1.0,
         description="Correlation of pixels above which an image counts as a copy of a holdout image; "
         "measured in bench/near_duplicates.py so that different people's drawings stay.",
-    )
-
-
-class TrainParams(_Section):
-    seed: int = Field(1, ge=0, description="Same seed, data, lock and kind of CPU: same weights.")
-    threads: int = Field(
-        2,
-        ge=1,
-        le=256,
-        description="The weights do not depend on it. More than two are of no use: a batch is worked on in two parts.",
-    )
-    widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
-        (32, 64, 128),
-        min_length=1,
-        max_length=8,
-        description="Channels of the network, one stage each; each stage halves the side.",
-    )
-    augmentation: Literal["none", "drawing", "photo"] = Field(
-        description="Which random changes keep the label."
-    )
-    epochs: int = Field(
-        8, ge=1, le=10_000, description="Of a first version, or when much is new. See `fresh_share`."
-    )
-    learning_rate: float = Field(
-        0.24, gt=0, le=10, description="Its peak: the share of a filter's length that a step moves (Muon)."
-    )
-    warm_start: bool = Field(
-        True,
-        description="Start from the champion's weights: the new version differs where it learnt something.",
-    )
-    warm_epochs: int = Field(
-        3, ge=1, le=10_000, description="Of a warm start with little new data: the rest is learnt already."
-    )
-    warm_learning_rate: float = Field(
-        0.02,
-        gt=0,
-        le=10,
-        description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",
-    )
-    fresh_share: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="Share of training images the champion has not seen above which `epochs` holds, not `warm_epochs`.",
-    )
-    batch_size: int = Field(
-        256, ge=2, le=65536, description="Smaller measured no better; larger needs more epochs."
-    )
-    min_steps: int = Field(
-        40,
-        ge=1,
-        le=100_000,
-        description="Of an epoch: a small set is passed over several times, or nothing is learnt.",
-    )
-    weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
-    label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")
-    correction_weight: float = Field(
-        8.0,
-        ge=1,
-        le=100,
-        description="Loss weight of corrected images: they are few, and where the model was wrong.",
-    )
-    balance: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Loss weight of a category grows as (mean count / its count) to this power: lifts new ones.",
     )
 
 
@@ -170,7 +104,7 @@ class Params(_Section):
     input: InputParams
     ingest: IngestParams = IngestParams()
     merge: MergeParams = MergeParams()
-    train: TrainParams
+    train: TrainingConfig
     gate: GateParams
     triggers: TriggerParams = TriggerParams()
     stages: StageParams = StageParams()

@@ -15,18 +15,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.dataset import Category, Labelled, load, read_categories
-from pipeline.params import TrainParams
 from pipeline.stages import Result, StageError, StageRun, main, read_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.training.loop import Schedule, TrainingData
+from pipeline.training.config import TrainingConfig
+from pipeline.training.trainer import TrainingData, balanced, get_trainer
 
 
 def warm_up() -> None:
@@ -34,50 +30,40 @@ def warm_up() -> None:
     # Threads that wait for each other must not spin: other processes of the system share the cores, and a spinning
     # thread then keeps the one it waits for from running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import pipeline.training.export
-    import pipeline.training.loop  # noqa: F401
+    import pipeline.training.classifier  # noqa: F401
 
 
 def work(stage: StageRun) -> Result:
     """Trains the challenger on dataset/ (splits train and validation), from base/ when there is a champion."""
     warm_up()
     from core.gpu import Sampler
-    from pipeline.training.export import export
-    from pipeline.training.loop import best_device, gpu_uuid, train
+    from pipeline.training.export import describe, pattern
 
     started = time.monotonic()
-    params, spec = stage.params.train, stage.params.input.spec
+    config, spec = stage.params.train, stage.params.input.spec
     outputs = decide_outputs(read_categories(stage.home), _base_outputs(stage.home))
     images = load(stage.home, spec, ("train", "validation"))
-    data = training_data(images, outputs, params)
-    base, base_images = _base(stage.home, data, params, len(outputs))
-    schedule = choose_schedule(params, len(data.targets), base_images)
-    device = best_device()
-    print(
-        f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {len(outputs)} outputs; "
-        f"{schedule.epochs} epochs on {device.type}, {_start_named(stage.home, base)}"
-    )
+    data = training_data(images, outputs, config)
+    trainer = get_trainer(config.trainer, config)
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
-    checkpoint = None if stage.run is None else stage.folder / "checkpoints" / "last.safetensors"
-    with Sampler(gpu_uuid(device)) as gpu:
-        network = train(
+    checkpoints = None if stage.run is None else stage.folder / "checkpoints"
+    with Sampler(trainer.gpu_uuid) as gpu:
+        trainer.fit(
             data,
-            params,
-            schedule,
             len(outputs),
-            base=base,
-            checkpoint=checkpoint,
+            base=stage.home / "base" if _base_version(stage.home) is not None else None,
+            checkpoints=checkpoints,
             report=lambda figures: curve.add(figures | gpu.take()),
-            device=device,
         )
     building = stage.home / "runs" / ".model"  # runs/ is in no version control, and on the same disk
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    example = next(iter(data.validation_pixels[:1]), None)
-    export(network, outputs, spec, building, example=example, train_images=len(data.targets))
+    example = next(iter(data.validation_pixels[:1]), pattern(spec.shape))
+    trainer.export_model(building, example)
+    describe(building, outputs, spec, example)
     _swap_in(building, stage.home / "model")
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     seconds = round(time.monotonic() - started, 1)
     print(f"trained and exported in {seconds} s")
     return Result(
@@ -85,9 +71,9 @@ def work(stage: StageRun) -> Result:
             "train images": len(data.targets),
             "validation images": len(data.validation_targets),
             "validation_accuracy": curve.last.get("validation_accuracy"),
-            "epochs": schedule.epochs,
+            "epochs": trainer.epochs,
             "seconds": seconds,
-            "device": device.type,
+            "device": trainer.device,
             **{
                 name: curve.last[name]
                 for name in ("gpu_utilisation", "gpu_memory_bytes")
@@ -96,8 +82,7 @@ def work(stage: StageRun) -> Result:
         },
         data={
             "outputs": [{"id": category.id, "name": category.name} for category in outputs],
-            "base_version": _base_version(stage.home) if base is not None else None,
-            "learning_rate": schedule.learning_rate,
+            "base_version": _base_version(stage.home) if trainer.starts_from_base else None,
         },
     )
 
@@ -121,10 +106,8 @@ def decide_outputs(categories: Sequence[Category], base: Sequence[Category]) -> 
     return known + sorted((c for c in active if c.id not in known_ids), key=lambda c: c.id)
 
 
-def training_data(images: Labelled, outputs: Sequence[Category], params: TrainParams) -> TrainingData:
+def training_data(images: Labelled, outputs: Sequence[Category], config: TrainingConfig) -> TrainingData:
     """Images of active categories as arrays. Raises StageError when none are for training."""
-    from pipeline.training.loop import TrainingData, balanced
-
     place = {category.id: index for index, category in enumerate(outputs) if category.state == "active"}
     targets = np.array([place.get(int(i), -1) for i in images.category_ids], np.int64)
     split = images.table["split"].to_numpy()
@@ -135,8 +118,8 @@ def training_data(images: Labelled, outputs: Sequence[Category], params: TrainPa
         )
     source = images.table["source"].to_numpy()[training].astype(str)
     corrected = np.isin(source, ("correction", "review", "sample"))
-    weights = balanced(targets[training], params.balance)
-    weights = np.where(corrected, weights * params.correction_weight, weights).astype(np.float32)
+    weights = balanced(targets[training], config.balance)
+    weights = np.where(corrected, weights * config.correction_weight, weights).astype(np.float32)
     return TrainingData(
         pixels=images.pixels.take(training),
         targets=targets[training],
@@ -144,15 +127,6 @@ def training_data(images: Labelled, outputs: Sequence[Category], params: TrainPa
         validation_pixels=images.pixels.take(validation),
         validation_targets=targets[validation],
     )
-
-
-def choose_schedule(params: TrainParams, images: int, base_images: int | None) -> Schedule:
-    """Gentle and short when the base has seen nearly all of the images. base_images: None without a base."""
-    from pipeline.training.loop import Schedule
-
-    if base_images is not None and images - base_images <= params.fresh_share * images:
-        return Schedule(params.warm_epochs, params.warm_learning_rate)
-    return Schedule(params.epochs, params.learning_rate)
 
 
 class Curve:
@@ -191,27 +165,6 @@ def _base_outputs(home: Path) -> list[Category]:
         return []
     outputs = read_json(home / "base" / "categories.json")["outputs"]
     return [Category(output["id"], output["name"], "retired") for output in outputs]
-
-
-def _base(
-    home: Path, data: TrainingData, params: TrainParams, classes: int
-) -> tuple[dict[str, Tensor] | None, int | None]:
-    """The champion's weights and how many images they were trained on; None, None to start from new weights."""
-    from pipeline.training.export import read_weights
-    from pipeline.training.networks import Network, misfit
-
-    if not params.warm_start or _base_version(home) is None:
-        return None, None
-    weights, images = read_weights(home / "base" / "weights.safetensors")
-    why = misfit(Network(data.channels, params.widths, classes), weights)
-    if why is not None:
-        print(f"starting from new weights, for the champion's network does not fit: {why}")
-        return None, None
-    return weights, images
-
-
-def _start_named(home: Path, base: dict[str, Tensor] | None) -> str:
-    return "from new weights" if base is None else f"from the weights of version {_base_version(home)}"
 
 
 def _swap_in(built: Path, target: Path) -> None:

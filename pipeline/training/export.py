@@ -41,34 +41,51 @@ class _Served(nn.Module):
         return self.network(images_of(pixels)).softmax(1)  # type: ignore[no-any-return]
 
 
-def export(
-    network: Network,
-    categories: Sequence[Category],
-    spec: InputSpec,
-    directory: Path,
-    *,
-    example: NDArray[np.uint8] | None = None,
-    train_images: int = 0,
+def export_network(
+    network: Network, folder: Path, example: NDArray[np.uint8], *, train_images: int = 0
 ) -> None:
-    """Writes the model directory. categories: in output order. example: pixels of one image, best a real one.
+    """Writes `model.onnx` and `weights.safetensors`. example: pixels of one image, best a real one.
 
     train_images: kept beside the weights, so that the next training knows how much it has not seen.
     Raises ExportFailed when onnxruntime's answers differ from torch's.
     """
     served = _Served(network).cpu().float().eval()
-    pixels = _pattern(spec) if example is None else example
-    directory.mkdir(parents=True, exist_ok=True)
-    _write_graph(served, spec, directory / "model.onnx")
-    graph = (directory / "model.onnx").read_bytes()
-    _check(graph, served, np.stack([pixels, _pattern(spec), np.zeros_like(pixels)]))
-    write_atomically(directory / "weights.safetensors", _weights(network, train_images))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_graph(served, example.shape, folder / "model.onnx")
+    graph = (folder / "model.onnx").read_bytes()
+    _check(graph, served, np.stack([example, pattern(example.shape), np.zeros_like(example)]))
+    write_atomically(folder / "weights.safetensors", _weights(network, train_images))
+
+
+def describe(
+    folder: Path, categories: Sequence[Category], spec: InputSpec, example: NDArray[np.uint8]
+) -> None:
+    """Writes what the outputs of `model.onnx` mean (categories: in their order), what it is asked with, and one answer.
+
+    Raises ExportFailed when the graph is not what a server expects, whoever made it.
+    """
+    try:
+        graph = (folder / "model.onnx").read_bytes()
+        answer, two = (
+            _answers(graph, example[None]),
+            _answers(graph, np.stack([example, np.zeros_like(example)])),
+        )
+    except Exception as exc:  # onnxruntime's errors have no common root below Exception
+        raise ExportFailed(
+            f"model.onnx does not answer uint8 pixels {spec.shape} with probabilities: {exc}"
+        ) from exc
+    if two.shape != (2, len(categories)) or not np.allclose(two.sum(1), 1, atol=1e-3):
+        raise ExportFailed(
+            f"model.onnx must answer two images with probabilities (2, {len(categories)}) that add up to 1; it answers "
+            f"{two.shape}, which add up to {two.sum(-1).ravel()[:2].tolist()}"
+        )
     write_json(
-        directory / "categories.json",
+        folder / "categories.json",
         {"outputs": [{"id": category.id, "name": category.name} for category in categories]},
     )
-    write_json(directory / "input.json", {"mode": spec.mode, "width": spec.width, "height": spec.height})
-    answer = {"inputs": [pixels.tolist()], "probabilities": _answers(graph, pixels[None]).tolist()}
-    write_atomically(directory / "example_answer.json", (json.dumps(answer) + "\n").encode())
+    write_json(folder / "input.json", {"mode": spec.mode, "width": spec.width, "height": spec.height})
+    answered = {"inputs": [example.tolist()], "probabilities": answer.tolist()}
+    write_atomically(folder / "example_answer.json", (json.dumps(answered) + "\n").encode())
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], int]:
@@ -79,8 +96,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], int]:
     return tensors, int(about.get("train_images", 0))
 
 
-def _write_graph(served: _Served, spec: InputSpec, path: Path) -> None:
-    example = torch.zeros((2, *spec.shape), dtype=torch.uint8)
+def _write_graph(served: _Served, shape: tuple[int, ...], path: Path) -> None:
+    example = torch.zeros((2, *shape), dtype=torch.uint8)
     with warnings.catch_warnings():
         # The TorchScript exporter is marked deprecated; its successor takes 7 s where this takes 0.3 s, and puts
         # the source's folder into the graph.
@@ -121,6 +138,6 @@ def _check(graph: bytes, served: _Served, pixels: NDArray[np.uint8]) -> None:
         )
 
 
-def _pattern(spec: InputSpec) -> NDArray[np.uint8]:
+def pattern(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """A ramp: fixed pixels for when there is no image."""
-    return (np.arange(spec.size_bytes) % 256).astype(np.uint8).reshape(spec.shape)
+    return (np.arange(np.prod(shape)) % 256).astype(np.uint8).reshape(shape)

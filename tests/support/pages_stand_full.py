@@ -707,7 +707,7 @@ def _write_logs(data_dir: Path, runs: Sequence[int]) -> None:
             ]
             if failed and name == "train":
                 lines += [
-                    '  File "pipeline/training/loop.py", line 88, in train',
+                    '  File "pipeline/training/classifier.py", line 88, in train_epoch',
                     "\x1b[31mNotFinite\x1b[0m: the loss",
                 ]
                 lines[-1] += " became NaN in epoch 3; a lower train.learning_rate helps"

@@ -18,9 +18,10 @@ from core.images import encode_png, name_of
 from core.storage import write_json
 from pipeline import dataset
 from pipeline.dataset import Category
-from pipeline.params import TrainParams
 from pipeline.stages import StageError, StageRun
-from pipeline.stages.train import choose_schedule, decide_outputs, training_data, work
+from pipeline.stages.train import decide_outputs, training_data, work
+from pipeline.training.classifier import choose_schedule
+from pipeline.training.config import TrainingConfig
 from pipeline.training.export import read_weights
 
 PARAMS = {
@@ -129,7 +130,7 @@ def test_killed_and_run_again_it_gives_the_same_bits(tmp_path: Path) -> None:
                 break
     assert child.returncode == -9
     assert not (tmp_path / "killed/model").exists()
-    assert (tmp_path / "killed/runs/1/checkpoints/last.safetensors").exists()
+    assert (tmp_path / "killed/runs/1/checkpoints/last.json").exists()
 
     resumed = work(StageRun(tmp_path / "killed", 1))
     write_home(tmp_path / "whole", categories, train=long)
@@ -206,7 +207,7 @@ def test_outputs_keep_their_places_under_their_present_names() -> None:
 
 
 def test_the_schedule_is_gentle_only_when_little_is_new() -> None:
-    params = TrainParams(augmentation="none", fresh_share=0.2)
+    params = TrainingConfig(augmentation="none", fresh_share=0.2)
     gentle = (params.warm_epochs, params.warm_learning_rate)
     full = (params.epochs, params.learning_rate)
     for images, base_images, expected in [

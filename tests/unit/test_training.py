@@ -14,26 +14,19 @@ from torch import Tensor
 
 from core.images import InputSpec
 from pipeline.dataset import Category
-from pipeline.params import TrainParams
 from pipeline.training.augmentation import Kind, augment, drawing
-from pipeline.training.export import export, read_weights
+from pipeline.training.classifier import Classifier, batches, steps_of
+from pipeline.training.config import TrainingConfig
+from pipeline.training.export import ExportFailed, describe, export_network, pattern, read_weights
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
-from pipeline.training.loop import (
-    Schedule,
-    TrainingData,
-    TrainingDiverged,
-    _batches,
-    _steps,
-    balanced,
-    train,
-    validate,
-)
 from pipeline.training.networks import Network, images_of, misfit, start_from
 from pipeline.training.optimizer import orthogonal
+from pipeline.training.trainer import TrainingData, TrainingDiverged, balanced
 
 CPU = torch.device("cpu")
-PARAMS = TrainParams(augmentation="drawing", widths=(8, 16), batch_size=32, min_steps=20, threads=1)
-SCHEDULE = Schedule(epochs=3, learning_rate=0.24)
+CONFIG = TrainingConfig(
+    augmentation="drawing", widths=(8, 16), batch_size=32, min_steps=20, threads=1, epochs=3
+)
 DOODLE = InputSpec("L", 28, 28)
 PHOTO = InputSpec("RGB", 32, 32)
 
@@ -55,44 +48,69 @@ def lines_data(count: int = 96) -> TrainingData:
     return TrainingData(pixels, targets, np.ones(count, np.float32), *lines(40, seed=1))
 
 
-def bits(network: Network) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
+def train(
+    data: TrainingData,
+    config: TrainingConfig = CONFIG,
+    outputs: int = 2,
+    *,
+    said: list[str] | None = None,
+    **options: Any,
+) -> Classifier:
+    """said: all that the trainer says after what it begins with."""
+    heard: list[str] = []
+    trainer = Classifier(config, heard.append, device=CPU)
+    trainer.fit(data, outputs, **options)
+    if said is not None:
+        said += [line for line in heard if "images to train on" not in line]
+    return trainer
+
+
+def accuracy(trainer: Classifier, data: TrainingData) -> float | None:
+    return trainer.measure(data.validation_pixels, data.validation_targets)[1]
+
+
+def bits(trainer: Classifier) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in trainer.network.state_dict().items()}
+
+
+def champion(folder: Path, network: Network) -> Path:
+    """A base to start from."""
+    export_network(network, folder, pattern((28, 28)), train_images=96)
+    return folder
 
 
 def test_training_learns_and_reports_each_epoch() -> None:
     epochs: list[dict[str, Any]] = []
-    network = train(lines_data(), PARAMS, SCHEDULE, 2, report=epochs.append)
-    assert validate(network, lines_data(), CPU)[1] == 1.0
+    trainer = train(lines_data(), report=epochs.append)
+    assert accuracy(trainer, lines_data()) == 1.0
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
     assert epochs[-1]["validation_accuracy"] == 1.0
     assert set(epochs[0]) == {
         *("epoch", "epochs", "train_loss", "validation_loss", "validation_accuracy", "learning_rate"),
-        *("images_per_second", "seconds", "device"),
+        *("images_per_second", "seconds", "seconds_left", "device"),
     }
-    assert not network.training
+    assert not trainer.network.training
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
-    first, again = (bits(train(lines_data(), PARAMS, SCHEDULE, 2)) for _ in range(2))
+    first, again = (bits(train(lines_data())) for _ in range(2))
     assert first == again
-    assert first != bits(train(lines_data(), PARAMS.model_copy(update={"seed": 2}), SCHEDULE, 2))
+    assert first != bits(train(lines_data(), CONFIG.model_copy(update={"seed": 2})))
 
 
 def test_the_number_of_threads_does_not_change_the_bits(tmp_path: Path) -> None:
-    one, two, three = (
-        bits(train(lines_data(), PARAMS.model_copy(update={"threads": n}), SCHEDULE, 2)) for n in (1, 2, 3)
-    )
+    one, two, three = (bits(train(lines_data(), CONFIG.model_copy(update={"threads": n}))) for n in (1, 2, 3))
     assert one == two == three
-    checkpoint, said = tmp_path / "last.safetensors", list[str]()
-    train(lines_data(), PARAMS, SCHEDULE, 2, checkpoint=checkpoint)
-    more = PARAMS.model_copy(update={"threads": 2})
-    assert one == bits(train(lines_data(), more, SCHEDULE, 2, checkpoint=checkpoint, say=said.append))
+    said: list[str] = []
+    train(lines_data(), checkpoints=tmp_path)
+    more = CONFIG.model_copy(update={"threads": 2})
+    assert one == bits(train(lines_data(), more, checkpoints=tmp_path, said=said))
     assert said == ["going on after epoch 3 of 3, from the checkpoint"]
 
 
 def test_batch_statistics_are_those_of_images_without_random_changes() -> None:
     data = lines_data()
-    network = train(data, PARAMS, SCHEDULE, 2)
+    network = train(data).network
     with torch.no_grad():
         seen = network.stem(images_of(torch.from_numpy(np.asarray(data.pixels))))
     kept = network.norm.state_dict()
@@ -137,36 +155,56 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path: Path)
         if figures["epoch"] == 3:
             raise Killed
 
-    checkpoint, said = tmp_path / "last.safetensors", list[str]()
+    said: list[str] = []
     with pytest.raises(Killed):
-        train(lines_data(), PARAMS, SCHEDULE, 2, checkpoint=checkpoint, report=kill_in_third_epoch)
-    resumed = train(lines_data(), PARAMS, SCHEDULE, 2, checkpoint=checkpoint, say=said.append)
+        train(lines_data(), checkpoints=tmp_path, report=kill_in_third_epoch)
+    resumed = train(lines_data(), checkpoints=tmp_path, said=said)
     assert said == ["going on after epoch 2 of 3, from the checkpoint"]
-    assert bits(resumed) == bits(train(lines_data(), PARAMS, SCHEDULE, 2))
+    assert bits(resumed) == bits(train(lines_data()))
 
 
-@pytest.mark.parametrize("changed", ["data", "seed", "schedule", "base"])
+@pytest.mark.parametrize("changed", ["data", "seed", "learning rate", "base"])
 def test_a_checkpoint_of_another_training_is_not_taken_up(changed: str, tmp_path: Path) -> None:
-    checkpoint, said = tmp_path / "last.safetensors", list[str]()
-    one = Schedule(1, 0.24)
-    base = train(lines_data(), PARAMS, one, 2, checkpoint=checkpoint).state_dict()
+    config, said = CONFIG.model_copy(update={"epochs": 1}), list[str]()
+    network = train(lines_data(), config, checkpoints=tmp_path / "checkpoints").network
+    others: dict[str, dict[str, Any]] = {"seed": {"seed": 5}, "learning rate": {"learning_rate": 0.2}}
     train(
         lines_data(90 if changed == "data" else 96),
-        PARAMS.model_copy(update={"seed": 5}) if changed == "seed" else PARAMS,
-        Schedule(1, 0.2) if changed == "schedule" else one,
-        2,
-        base=base if changed == "base" else None,
-        checkpoint=checkpoint,
-        say=said.append,
+        config.model_copy(update=others.get(changed, {})),
+        base=champion(tmp_path / "base", network) if changed == "base" else None,
+        checkpoints=tmp_path / "checkpoints",
+        said=said,
     )
     assert said == []
 
 
-def test_a_loss_that_is_no_number_stops_training_and_says_what_to_change() -> None:
-    base = Network(1, PARAMS.widths, 2).state_dict()
-    base["output.bias"] = torch.tensor([float("nan"), 0.0])
+def test_a_checkpoint_that_was_being_written_is_not_taken_up(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Interrupted(Classifier):
+        def save_checkpoint(self, path: Path) -> None:
+            super().save_checkpoint(path)
+            if len(list(tmp_path.iterdir())) > 2:  # the second epoch's, while the first's is there
+                raise Killed
+
+    with pytest.raises(Killed):
+        Interrupted(CONFIG, device=CPU).fit(lines_data(), 2, checkpoints=tmp_path)
+    said: list[str] = []
+    resumed = train(lines_data(), checkpoints=tmp_path, said=said)
+    assert said == ["going on after epoch 1 of 3, from the checkpoint"]
+    assert bits(resumed) == bits(train(lines_data()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-3", "last.json"]
+
+
+def test_a_loss_that_is_no_number_stops_training_and_says_what_to_change(tmp_path: Path) -> None:
+    class Poisoned(Classifier):
+        def create_model(self, outputs: int, base: Path | None) -> None:
+            super().create_model(outputs, base)
+            torch.nn.init.constant_(self.network.output.bias, float("nan"))
+
     with pytest.raises(TrainingDiverged, match=r"epoch 1 of 3; lower train\.learning_rate \(now 0\.24\)"):
-        train(lines_data(), PARAMS, SCHEDULE, 2, base=base)
+        Poisoned(CONFIG, device=CPU).fit(lines_data(), 2)
 
 
 def test_training_works_without_validation_images_and_with_two_images() -> None:
@@ -174,7 +212,7 @@ def test_training_works_without_validation_images_and_with_two_images() -> None:
     pixels, targets = lines(2)
     data = TrainingData(pixels, targets, np.ones(2, np.float32), *empty)
     epochs: list[dict[str, Any]] = []
-    train(data, PARAMS, Schedule(1, 0.24), 2, report=epochs.append)
+    train(data, report=epochs.append)
     assert epochs[0]["validation_accuracy"] is None
 
 
@@ -185,7 +223,7 @@ def test_weighted_images_decide_what_is_learnt() -> None:
         pixels, np.where(wrong, 1 - targets, targets), np.where(wrong, 100, 1).astype(np.float32), *lines(40)
     )
     flipped = replace(data, validation_targets=1 - data.validation_targets)
-    assert validate(train(data, PARAMS, SCHEDULE, 2), flipped, CPU)[1] == 1.0
+    assert accuracy(train(data), flipped) == 1.0
 
 
 def test_colour_photos_of_another_size_train_with_the_same_code() -> None:
@@ -193,8 +231,7 @@ def test_colour_photos_of_another_size_train_with_the_same_code() -> None:
     pixels, targets = rng.integers(0, 100, (64, 32, 40, 3), np.uint8), np.arange(64) % 2
     pixels[targets == 1, :, :, 0] += 120
     data = TrainingData(pixels, targets, np.ones(64, np.float32), pixels, targets)
-    photo = PARAMS.model_copy(update={"augmentation": "photo"})
-    assert validate(train(data, photo, SCHEDULE, 2), data, CPU)[1] == 1.0
+    assert accuracy(train(data, CONFIG.model_copy(update={"augmentation": "photo"})), data) == 1.0
 
 
 def test_a_grown_network_keeps_the_rows_of_known_outputs_and_new_ones_win_nowhere() -> None:
@@ -208,10 +245,12 @@ def test_a_grown_network_keeps_the_rows_of_known_outputs_and_new_ones_win_nowher
     assert torch.equal(grown(images).argmax(1), base(images).argmax(1))
 
 
-def test_a_warm_start_knows_from_the_first_step_what_the_base_knew() -> None:
-    base = train(lines_data(), PARAMS, SCHEDULE, 2).state_dict()
-    still = train(lines_data(), PARAMS, Schedule(1, 1e-9), 3, base=base)
-    assert validate(still, lines_data(), CPU)[1] == 1.0
+def test_a_warm_start_knows_from_the_first_step_what_the_base_knew(tmp_path: Path) -> None:
+    base = champion(tmp_path, train(lines_data()).network)
+    still = CONFIG.model_copy(update={"warm_epochs": 1, "warm_learning_rate": 1e-9})
+    trainer = train(lines_data(), still, 3, base=base)
+    assert trainer.starts_from_base
+    assert accuracy(trainer, lines_data()) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -239,12 +278,12 @@ def test_orthogonal_keeps_directions_and_levels_their_strength() -> None:
 
 
 def test_a_small_set_is_passed_over_several_times_and_each_image_is_seen_once_a_pass() -> None:
-    assert _steps(10, 4, min_steps=5) == 5
-    assert _steps(4000, 4, min_steps=5) == 1000
-    batches = list(_batches(8, 4, 5, torch.Generator()))
-    assert len(batches) == 5
-    assert sorted(torch.cat(batches[:2]).tolist()) == list(range(8))
-    assert sorted(torch.cat(batches[2:4]).tolist()) == list(range(8))
+    assert steps_of(10, 4, min_steps=5) == 5
+    assert steps_of(4000, 4, min_steps=5) == 1000
+    made = list(batches(8, 4, 5, torch.Generator()))
+    assert len(made) == 5
+    assert sorted(torch.cat(made[:2]).tolist()) == list(range(8))
+    assert sorted(torch.cat(made[2:4]).tolist()) == list(range(8))
 
 
 def test_rare_outputs_weigh_more() -> None:
@@ -281,7 +320,8 @@ CATEGORIES = [Category(3, "cat", "active"), Category(1, "dog", "active")]
 def test_the_exported_graph_answers_as_the_network(spec: InputSpec, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Network(1 if spec.mode == "L" else 3, (8, 16, 24), 2).eval()
-    export(network, CATEGORIES, spec, tmp_path, train_images=7)
+    export_network(network, tmp_path, pattern(spec.shape), train_images=7)
+    describe(tmp_path, CATEGORIES, spec, pattern(spec.shape))
     pixels = np.random.default_rng(0).integers(0, 256, (5, *spec.shape), np.uint8)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (answers,) = session.run(["probabilities"], {"pixels": pixels})
@@ -306,10 +346,21 @@ def test_the_exported_graph_answers_as_the_network(spec: InputSpec, tmp_path: Pa
 def test_the_same_weights_give_the_same_files_in_any_folder(tmp_path: Path) -> None:
     network = Network(1, (8, 16), 2).eval()
     for name in ("a", "b/c"):
-        export(network, CATEGORIES, DOODLE, tmp_path / name)
+        export_network(network, tmp_path / name, pattern((28, 28)))
+        describe(tmp_path / name, CATEGORIES, DOODLE, pattern((28, 28)))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == [
         *("categories.json", "example_answer.json", "input.json", "model.onnx", "weights.safetensors")
     ]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / "c" / name).read_bytes(), name
+
+
+def test_a_graph_that_is_not_what_a_server_expects_is_no_model(tmp_path: Path) -> None:
+    network = Network(1, (8, 16), 3).eval()
+    export_network(network, tmp_path, pattern((28, 28)))
+    with pytest.raises(ExportFailed, match=r"probabilities \(2, 2\) that add up to 1; it answers \(2, 3\)"):
+        describe(tmp_path, CATEGORIES, DOODLE, pattern((28, 28)))
+    with pytest.raises(ExportFailed, match="does not answer uint8 pixels"):
+        describe(tmp_path, CATEGORIES, PHOTO, pattern((32, 32, 3)))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "weights.safetensors"}

@@ -1,0 +1,151 @@
+"""Trainers of other packages: found by name, run by the stage, refused with reasons; the one of docs/trainers.md."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import yaml
+
+from pipeline.stages import StageError, StageRun
+from pipeline.stages.train import work
+from pipeline.training.config import TrainingConfig
+from pipeline.training.trainer import BUILT_IN, Trainer, TrainingData, get_trainer
+from tests.unit.test_train_stage import FILES, write_home
+from tests.unit.test_training import lines, lines_data
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "linear_trainer"
+CONFIG = TrainingConfig(trainer="linear", augmentation="none", epochs=4)
+LINEAR = {"trainer": "linear", "options": {"rate": 0.01}, "epochs": 4, "augmentation": "none"}
+
+Offer = Callable[[str, str], None]
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Iterator[Offer]:
+    """Installs a package that offers a trainer, as far as Python can tell; its module is anywhere on the path."""
+    site = tmp_path / "site"
+    before = list(sys.path)
+    sys.path.insert(0, str(site))
+
+    def install(name: str, value: str) -> None:
+        about = site / f"{name}_package-1.0.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[emend.trainers]\n{name} = {value}\n")
+
+    yield install
+    sys.path[:] = before
+
+
+@pytest.fixture
+def linear(offer: Offer) -> None:
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    ((name, value),) = project["entry-points"]["emend.trainers"].items()
+    offer(name, value)
+    sys.path.insert(0, str(EXAMPLE))
+
+
+@pytest.mark.usefixtures("linear")
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_the_example_learns_and_its_graph_answers_as_it_does(outputs: int, tmp_path: Path) -> None:
+    epochs: list[dict[str, object]] = []
+    trainer = get_trainer("linear", CONFIG)
+    trainer.fit(lines_data(), outputs, report=epochs.append)
+    assert [each["epoch"] for each in epochs] == [1, 2, 3, 4]
+    assert trainer.validate()["validation_accuracy"] == 1.0
+    pixels, targets = lines(20, seed=5)
+    trainer.export_model(tmp_path, pixels[0])
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (answers,) = session.run(["probabilities"], {"pixels": pixels})
+    assert answers.shape == (20, outputs)
+    assert (answers.argmax(1) == targets).all()
+    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("linear")
+def test_the_stage_trains_with_it_and_gives_the_same_bits_again(tmp_path: Path) -> None:
+    for home in ("a", "b"):
+        write_home(tmp_path / home, {"ant": "active", "bee": "active"}, train=LINEAR)
+    result = work(StageRun(tmp_path / "a", 7))
+    work(StageRun(tmp_path / "b", None))
+    assert {path.name for path in (tmp_path / "a" / "model").iterdir()} == FILES
+    assert (result.figures["epochs"], result.figures["device"]) == (4, "cpu")
+    assert result.figures["validation_accuracy"] == 1.0
+    for name in FILES:
+        assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes(), name
+
+
+@pytest.mark.usefixtures("linear")
+def test_interrupted_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill_in_third_epoch(figures: dict[str, object]) -> None:
+        if figures["epoch"] == 3:
+            raise Killed
+
+    def bits(trainer: Trainer, folder: Path) -> bytes:
+        folder.mkdir()
+        trainer.export_model(folder, lines(1)[0][0])
+        return (folder / "model.onnx").read_bytes()
+
+    with pytest.raises(Killed):
+        get_trainer("linear", CONFIG).fit(
+            lines_data(), 2, checkpoints=tmp_path / "kept", report=kill_in_third_epoch
+        )
+    said: list[str] = []
+    resumed, whole = get_trainer("linear", CONFIG, said.append), get_trainer("linear", CONFIG)
+    resumed.fit(lines_data(), 2, checkpoints=tmp_path / "kept")
+    whole.fit(lines_data(), 2)
+    assert said[1:] == ["going on after epoch 2 of 4, from the checkpoint"]
+    assert bits(resumed, tmp_path / "resumed") == bits(whole, tmp_path / "whole")
+
+
+class Incomplete(Trainer):
+    def prepare_dataset(self, data: TrainingData) -> None: ...
+
+
+NO_TRAINER = "just a string"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (f"{__name__}:Incomplete", "lacks create_model, export_model, load_checkpoint, save_checkpoint,"),
+        (f"{__name__}:NO_TRAINER", "is no subclass of pipeline.training.trainer.Trainer"),
+        (f"{__name__}:Missing", "does not load: AttributeError: "),
+        ("no_such_module:Trainer", "does not load: ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+def test_one_that_cannot_be_used_is_refused_with_its_reason(value: str, said: str, offer: Offer) -> None:
+    offer("mine", value)
+    with pytest.raises(StageError, match=re.escape(f"the trainer 'mine' ({value}) {said}")):
+        get_trainer("mine", CONFIG)
+
+
+def test_one_that_nobody_offers_is_refused_by_name(offer: Offer, tmp_path: Path) -> None:
+    offer("mine", f"{__name__}:Incomplete")
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"trainer": "linaer"})
+    with pytest.raises(StageError, match="no trainer 'linaer'; there are: classifier, mine"):
+        work(StageRun(tmp_path, None))
+
+
+def test_built_in_ones_are_there_and_take_no_options() -> None:
+    for name in BUILT_IN:
+        assert isinstance(get_trainer(name, TrainingConfig(augmentation="none")), Trainer)
+        with pytest.raises(StageError, match=r"has no options \(depth, rate\): leave train\.options empty"):
+            get_trainer(name, TrainingConfig(augmentation="none", options={"rate": 1, "depth": 2}))
+
+
+def test_the_documents_parameters_are_valid() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "trainers.md").read_text()
+    block = re.search(r"^    train:\n(      .*\n)+", page, re.MULTILINE)
+    assert block is not None
+    TrainingConfig(**yaml.safe_load(block[0])["train"], augmentation="none")
