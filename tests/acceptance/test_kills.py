@@ -279,7 +279,7 @@ def test_a_killed_orchestrator_takes_its_stage_with_it_and_training_goes_on_from
     assert len(waiting) == 150
     run = stack.start_run()
     training = stage(stack, "train", run)
-    stack.wait_until((stack.home / "runs" / str(run) / "checkpoints" / "last.safetensors").exists, 120)
+    stack.wait_until((stack.home / "runs" / str(run) / "checkpoints" / "last.json").exists, 120)
     orchestrator = service(stack, "pipeline.orchestrator")
     orchestrator.kill()
     stack.wait_until(lambda: gone([training]), 10)
