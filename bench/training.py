@@ -6,14 +6,14 @@
 Splits the images by hash as the product does (80/10/10), trains on the first part with the preset's parameters,
 and reports the accuracy on the last, which nothing was tuned on. The last line is JSON.
 
-2 cores of an AMD EPYC with avx512_bf16 that nothing else used, torch 2.15, Python 3.11, one run each, seed 1:
+2 cores of an AMD EPYC with avx512_bf16 that nothing else used, torch 2.15, Python 3.11, 24,029 drawings, seed 1 alone,
+so half a point is noise; in one run:
 
-    source        widths      epochs   train images   holdout accuracy   seconds   images/s
-    quickdraw10   32 64 128        8         24,029             92.0 %        62      3,289
-    the same, as one part on one thread                         92.2 %       103      2,040
+    bench/baseline.py, 8 epochs       91.3 %   128 s
+    widths 32 64 128, 8 epochs        92.5 %    53 s   2.4 times as fast
 
-Both in one run; the second is what it was before batches were worked on in two parts (pipeline/training/gradients.py).
-Deterministic algorithms and optimizers that do not import torch's compiler save 4 s before the first step.
+In another run: batches in two parts on two threads (pipeline/training/gradients.py) 62 s, as one part on one thread, as
+it was before, 103 s. Deterministic algorithms and optimizers that do not import torch's compiler save 4 s of it.
 Earlier, on busy cores: AdamW alone 91.3 % where Muon had 92.2 %; cifar10-train.tar 78.9 % after 8 epochs of 32 64 128.
 
 Chosen on rows 0 to 999 of each file of drawings (trained on 750, asked about 250, one run each, so about half a
