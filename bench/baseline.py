@@ -55,10 +55,10 @@ def train_baseline(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=EPOCHS * steps)
     for _ in range(EPOCHS):
         order = torch.randperm(len(images))
-        for chosen in order[: steps * BATCH].split(BATCH):  # type: ignore[no-untyped-call]
+        for chosen in torch.split(order[: steps * BATCH], BATCH):
             loss = F.cross_entropy(network(changed(images[chosen])), labels[chosen])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return network.eval(), time.perf_counter() - started
@@ -75,7 +75,7 @@ def changed(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def accuracy(network: Plain, pixels: NDArray[np.uint8], targets: NDArray[np.int64]) -> float:
-    answers = torch.cat([network(batch).argmax(1) for batch in images_of(pixels).split(500)])  # type: ignore[no-untyped-call]
+    answers = torch.cat([network(batch).argmax(1) for batch in torch.split(images_of(pixels), 500)])
     return (answers == torch.from_numpy(targets)).float().mean().item()
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def warm_up() -> None:
     # Threads that wait for each other must not spin: other processes of the system share the cores, and a spinning
     # thread then keeps the one it waits for from running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import pipeline.training.classifier  # noqa: F401
+    import_module("pipeline.training.classifier")
 
 
 def work(stage: StageRun) -> Result:

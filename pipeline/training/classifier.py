@@ -91,8 +91,7 @@ class Classifier(Trainer):
         self._batch_size = min(self.config.batch_size, len(data.targets))
         self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
         order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
-        typical = order[: SETTLED_BATCHES * SETTLED_IMAGES].split(SETTLED_IMAGES)  # type: ignore[no-untyped-call]
-        self._typical: tuple[Tensor, ...] = typical
+        self._typical = torch.split(order[: SETTLED_BATCHES * SETTLED_IMAGES], SETTLED_IMAGES)
 
     def create_model(self, outputs: int, base: Path | None) -> None:
         torch.manual_seed(self.config.seed)
@@ -174,12 +173,12 @@ class Classifier(Trainer):
         self.network.eval()
 
         @torch.inference_mode()
-        def logits_of(batch: NDArray[np.uint8]) -> Tensor:
-            images = images_of(torch.from_numpy(batch).to(self._device))
+        def logits_from(start: int) -> Tensor:  # reads its images itself: all at once may not fit in memory
+            images = images_of(torch.from_numpy(pixels[start : start + VALIDATION_BATCH]).to(self._device))
             found: Tensor = self.network(channels_last(images))
             return found.cpu()
 
-        logits = torch.cat(self._threads.map(logits_of, list(in_batches(pixels, VALIDATION_BATCH))))
+        logits = torch.cat(self._threads.map(logits_from, range(0, len(targets), VALIDATION_BATCH)))
         expected = torch.from_numpy(targets)
         accuracy = (logits.argmax(1) == expected).float().mean().item()
         return round(F.cross_entropy(logits, expected).item(), 6), round(accuracy, 6)
