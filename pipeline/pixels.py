@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 from core.images import InputSpec, decode_png
 from core.storage import write_json
 
-FOOTER_BYTES = (
-    8_192  # of a shard's end: where its rows and columns are, their sizes and ends, so no two have the same
-)
+FOOTER_BYTES = 8_192  # of a shard's end, which says where its columns are and how long: no two have the same
 
 
 class Images:
@@ -97,17 +95,19 @@ class Decoded:
 
 def _bring_up_to_date(folder: Path, spec: InputSpec, wanted: list[_Shard], paths: list[Path]) -> None:
     kept = _index(folder)
-    if not (folder / "pixels").exists() or kept != wanted[: len(kept)]:
+    stored_bytes = sum(shard.rows for shard in kept) * spec.size_bytes
+    path = folder / "pixels"
+    if not path.exists() or path.stat().st_size < stored_bytes or kept != wanted[: len(kept)]:
         # Another file: somebody may have this one mapped, and would be killed for reading what was cut off.
         (folder / "index.json").unlink(missing_ok=True)
-        (folder / "pixels").unlink(missing_ok=True)
-        kept = []
+        path.unlink(missing_ok=True)
+        kept, stored_bytes = [], 0
     if kept == wanted:
         return
-    with (folder / "pixels").open("ab") as file:
-        file.truncate(sum(shard.rows for shard in kept) * spec.size_bytes)  # of a killed process's tail
-        for path in paths[len(kept) :]:
-            for pixels in _decoded(path, spec):
+    with path.open("ab") as file:
+        file.truncate(stored_bytes)  # what a killed process has left
+        for shard in paths[len(kept) :]:
+            for pixels in _decoded(shard, spec):
                 file.write(pixels.tobytes())
         file.flush()
         os.fsync(file.fileno())
