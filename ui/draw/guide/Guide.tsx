@@ -309,7 +309,7 @@ function Outcome({ model, subject, run }: { model: Model; subject: Subject; run:
           />
         )}
       <div className="row">
-        {isLive && <Undo model={model} version={run.version as number} />}
+        {isLive && <MakeLive name="Undo promotion" act={() => undo(model, run.version as number)} />}
         <Button kind={isLive ? "quiet" : "plain"} onClick={restart}>
           Teach it another drawing
         </Button>
@@ -320,58 +320,49 @@ function Outcome({ model, subject, run }: { model: Model; subject: Subject; run:
             Version {model.champion.version} is live. What version {run.version} learned is not lost: the
             dataset keeps it.
           </p>
-          <PutBack model={model} version={run.version as number} />
+          <div className="row">
+            <MakeLive
+              name={`Put version ${run.version} live again`}
+              act={() => putBack(model, run.version as number)}
+            />
+          </div>
         </>
       )}
     </>
   );
 }
 
-function Undo({ model, version }: { model: Model; version: number }) {
+/** What is live changes, and with it all that the page shows. */
+function MakeLive({ name, act }: { name: string; act: () => Promise<{ version: number }> }) {
   const queries = useQueryClient();
-  const undo = useMutation({
-    mutationFn: () =>
-      gateway.post("/models/{name}/rollback", {
-        path: { name: model.name },
-        body: { reason: `tried out: version ${version} undone from the drawing page` },
-      }),
-    onSuccess: ({ version: live }) => {
-      say(`Version ${live} is live again`);
-      void queries.invalidateQueries();
-    },
-  });
-  return (
-    <>
-      <Button busy={undo.isPending} onClick={() => undo.mutate()}>
-        Undo promotion
-      </Button>
-      {undo.error && <p role="alert">{sentence(undo.error.message)}</p>}
-    </>
-  );
-}
-
-function PutBack({ model, version }: { model: Model; version: number }) {
-  const queries = useQueryClient();
-  const promote = useMutation({
-    mutationFn: () =>
-      gateway.post("/models/{name}/promote", {
-        path: { name: model.name },
-        body: { version, reason: `tried out: version ${version} put live again from the drawing page` },
-      }),
-    onSuccess: () => {
+  const move = useMutation({
+    mutationFn: act,
+    onSuccess: ({ version }) => {
       say(`Version ${version} is live again`);
       void queries.invalidateQueries();
     },
   });
   return (
-    <div className="row">
-      <Button busy={promote.isPending} onClick={() => promote.mutate()}>
-        Put version {version} live again
+    <>
+      <Button busy={move.isPending} onClick={() => move.mutate()}>
+        {name}
       </Button>
-      {promote.error && <p role="alert">{sentence(promote.error.message)}</p>}
-    </div>
+      {move.error && <p role="alert">{sentence(move.error.message)}</p>}
+    </>
   );
 }
+
+const undo = (model: Model, version: number) =>
+  gateway.post("/models/{name}/rollback", {
+    path: { name: model.name },
+    body: { reason: `tried out: version ${version} undone from the drawing page` },
+  });
+
+const putBack = (model: Model, version: number) =>
+  gateway.post("/models/{name}/promote", {
+    path: { name: model.name },
+    body: { version, reason: `tried out: version ${version} put live again from the drawing page` },
+  });
 
 function useRun(id: number | null): UseQueryResult<Run> {
   return useQuery({
