@@ -215,7 +215,7 @@ def read_rows(home: Path, columns: Sequence[str], up_to: int | None = None) -> p
 
 def load(home: Path, spec: InputSpec, splits: Sequence[str], up_to: int | None = None) -> Labelled:
     """The images of some splits."""
-    columns = ["category_id", "split", "source", "correction_id"]
+    columns = ["category_id", "split", "source", "actor", "correction_id"]
     rows = read_rows(home, columns, up_to)
     return labelled(home, rows.filter(pc.is_in(rows["split"], pa.array(list(splits)))), spec)
 

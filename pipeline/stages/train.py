@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.dataset import Category, Labelled, load, read_categories
 from pipeline.stages import Result, StageError, StageRun, main, read_json
 from pipeline.training.config import TrainingConfig
-from pipeline.training.trainer import TrainingData, balanced, get_trainer
+from pipeline.training.trainer import TrainingData, get_trainer, loss_weights
 
 
 def warm_up() -> None:
@@ -118,9 +118,10 @@ def training_data(images: Labelled, outputs: Sequence[Category], config: Trainin
             "the dataset has no training images of an active category; import some (`emend import`), then run again"
         )
     source = images.table["source"].to_numpy()[training].astype(str)
+    actors = images.table["actor"].to_numpy(zero_copy_only=False)[training].astype(str)
+    persons = np.where(source == "review", "", actors)
     corrected = np.isin(source, ("correction", "review", "sample"))
-    weights = balanced(targets[training], config.balance)
-    weights = np.where(corrected, weights * config.correction_weight, weights).astype(np.float32)
+    weights = loss_weights(targets[training], corrected, persons, config)
     return TrainingData(
         pixels=images.pixels.take(training),
         targets=targets[training],

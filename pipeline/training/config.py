@@ -37,30 +37,34 @@ class TrainingConfig(BaseModel):
     augmentation: Literal["none", "drawing", "photo"] = Field(
         description="Which random changes keep the label."
     )
-    epochs: int = Field(
-        8, ge=1, le=10_000, description="Of a first version, or when much is new. See `fresh_share`."
-    )
+    epochs: int = Field(8, ge=1, le=10_000, description="Of a start from new weights. See `mode`.")
     learning_rate: float = Field(
         0.24, gt=0, le=10, description="Its peak: the share of a filter's length that a step moves (Muon)."
     )
-    warm_start: bool = Field(
-        True,
-        description="Start from the champion's weights: the new version differs where it learnt something.",
+    mode: Literal["auto", "scratch", "warm"] = Field(
+        "auto",
+        description="Where training starts: `warm` from the champion's weights, `scratch` from new ones, `auto` from "
+        "the champion's while little is new (`warm_share`).",
     )
-    warm_epochs: int = Field(
-        3, ge=1, le=10_000, description="Of a warm start with little new data: the rest is learnt already."
+    warm_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Of the training images, the share that the champion has not seen above which `auto` starts anew.",
     )
+    warm_epochs: int = Field(3, ge=1, le=10_000, description="Of a warm start: the rest is learnt already.")
     warm_learning_rate: float = Field(
         0.02,
         gt=0,
         le=10,
         description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",
     )
-    fresh_share: float = Field(
-        0.2,
+    perturb: float = Field(
+        0.0,
         ge=0,
         le=1,
-        description="Share of training images the champion has not seen above which `epochs` holds, not `warm_epochs`.",
+        description="Of a warm start: how much of each filter is made random again (shrink and perturb, Ash and Adams "
+        "2020), against settling where the champion has settled.",
     )
     batch_size: int = Field(
         256, ge=2, le=65536, description="Smaller measured no better; larger needs more epochs."
@@ -78,6 +82,13 @@ class TrainingConfig(BaseModel):
         ge=1,
         le=100,
         description="Loss weight of corrected images: they are few, and where the model was wrong.",
+    )
+    person_share: float = Field(
+        0.5,
+        ge=0,
+        le=100,
+        description="What one person's corrected images may weigh more than other images in one training, as a share "
+        "of an average category. Nobody tips a category alone.",
     )
     balance: float = Field(
         0.5,

@@ -73,15 +73,21 @@ def misfit(network: Network, base: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def start_from(network: Network, base: Mapping[str, Tensor]) -> None:
+def start_from(network: Network, base: Mapping[str, Tensor], perturb: float = 0.0) -> None:
     """Loads `base`, which may have fewer outputs: rows of known outputs are kept.
 
     A new output begins as the mean of the known ones, so it wins nowhere until it has learnt something; a random
     row wins at once where it should not, since all features are positive.
+
+    perturb: share of the blocks' filters that stays as `network` has it, which is random (shrink and perturb: Ash and
+    Adams 2020, arXiv:1910.08475). Both are taken at the base's length, so the share is one of direction.
     """
     state = dict(base)
     for name in OUTPUT_ROWS:
         known = base[name]
         new = len(network.output.bias) - len(known)
         state[name] = torch.cat([known, known.mean(0, keepdim=True).expand(new, *known.shape[1:])])
+    for name, own in network.blocks.state_dict(prefix="blocks.").items():
+        if own.ndim == 4 and perturb > 0:
+            state[name] = torch.lerp(base[name], own * (base[name].norm() / own.norm()), perturb)
     network.load_state_dict(state)

@@ -194,6 +194,27 @@ def in_batches(images: NDArray[np.uint8] | Images, size: int) -> Iterator[NDArra
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
+def loss_weights(
+    targets: NDArray[np.int64],
+    corrected: NDArray[np.bool_],
+    persons: NDArray[np.str_],
+    config: TrainingConfig,
+) -> NDArray[np.float32]:
+    """All (N,): what each image's loss counts. corrected: whether somebody said what it is. persons: who; "" for one
+    whose word is the team's.
+
+    Corrected images weigh more, but what one person's weigh more comes to at most `person_share` of an average
+    category.
+    """
+    plain = balanced(targets, config.balance)
+    more = np.where(corrected, plain * (config.correction_weight - 1), 0)
+    bound = config.person_share * plain.sum() / len(np.unique(targets))
+    names, whose = np.unique(persons, return_inverse=True)
+    kept = np.minimum(1, bound / np.maximum(np.bincount(whose, more), 1e-9))
+    kept[names == ""] = 1
+    return np.asarray(plain + more * kept[whose], np.float32)
+
+
 def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]:
     """Loss weights that lift rare outputs: (mean count / count) ** exponent, so 0 leaves all at 1."""
     counts = np.bincount(targets)

@@ -20,7 +20,7 @@ from pipeline import dataset
 from pipeline.dataset import Category
 from pipeline.stages import StageError, StageRun
 from pipeline.stages.train import decide_outputs, training_data, work
-from pipeline.training.classifier import choose_schedule
+from pipeline.training.classifier import much_is_new
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import read_weights
 
@@ -149,7 +149,7 @@ def test_a_new_category_grows_the_champions_outputs_and_training_is_gentle(tmp_p
     write_home(tmp_path, {"ant": "active", "bee": "active", "cow": "pending"})
     work(StageRun(tmp_path, 1))
     make_champion(tmp_path)
-    write_home(tmp_path, {"ant": "active", "bee": "retired", "cow": "active"}, train={"fresh_share": 0.6})
+    write_home(tmp_path, {"ant": "active", "bee": "retired", "cow": "active"}, train={"warm_share": 0.6})
     result = work(StageRun(tmp_path, 2))
     assert [output["name"] for output in result.data["outputs"]] == ["ant", "bee", "cow"]
     assert result.figures["epochs"] == 3
@@ -165,9 +165,9 @@ def test_another_network_in_params_starts_from_new_weights_in_full(
     write_home(tmp_path, {"ant": "active", "bee": "active"})
     work(StageRun(tmp_path, 1))
     make_champion(tmp_path)
-    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"widths": [8, 24], "fresh_share": 1})
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"widths": [8, 24], "warm_share": 1})
     result = work(StageRun(tmp_path, 2))
-    assert "starting from new weights" in capsys.readouterr().out
+    assert "not from the champion's weights: its blocks" in capsys.readouterr().out
     assert result.figures["epochs"] == 4
 
 
@@ -206,15 +206,39 @@ def test_outputs_keep_their_places_under_their_present_names() -> None:
     ]
 
 
-def test_the_schedule_is_gentle_only_when_little_is_new() -> None:
-    params = TrainingConfig(augmentation="none", fresh_share=0.2)
-    gentle = (params.warm_epochs, params.warm_learning_rate)
-    full = (params.epochs, params.learning_rate)
-    for images, base_images, expected in [
-        (100, None, full),
-        (100, 79, full),
-        (100, 80, gentle),
-        (100, 120, gentle),
-    ]:
-        schedule = choose_schedule(params, images, base_images)
-        assert (schedule.epochs, schedule.learning_rate) == expected
+def test_auto_starts_anew_when_much_is_new_and_warm_never_does() -> None:
+    config = TrainingConfig(augmentation="none", warm_share=0.2)
+    assert much_is_new(config, 100, 80) is None
+    assert much_is_new(config, 100, 120) is None  # images were withdrawn
+    assert much_is_new(config, 100, 79) == "21 of 100 images are new to it, more than train.warm_share (0.2)"
+    assert much_is_new(config.model_copy(update={"mode": "warm"}), 100, 0) is None
+
+
+def test_scratch_leaves_the_champions_weights_alone_but_keeps_its_outputs(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    work(StageRun(tmp_path, 1))
+    first = (tmp_path / "model/model.onnx").read_bytes()
+    make_champion(tmp_path)
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"mode": "scratch"})
+    result = work(StageRun(tmp_path, 2))
+    assert result.data["base_version"] is None
+    assert result.figures["epochs"] == 4
+    assert (tmp_path / "model/model.onnx").read_bytes() == first  # as the first: same data, same seed
+
+
+def test_a_persons_corrections_weigh_no_more_than_their_share_a_reviewers_do(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, images=402, train={"person_share": 0.5})
+    stage = StageRun(tmp_path, None)
+    images = dataset.load(tmp_path, stage.params.input.spec, ("train",))
+    people = {"correction": ["busy"] * 100 + ["rare"] * 3, "review": ["reviewer"] * 100}
+    sources = [source for source, actors in people.items() for _ in actors]
+    actors = [actor for named in people.values() for actor in named]
+    rest = len(images) - len(sources)
+    table = images.table
+    for name, values in (("source", sources + ["import"] * rest), ("actor", actors + [None] * rest)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    categories = dataset.read_categories(tmp_path)
+    weights = training_data(replace(images, table=table), categories, stage.params.train).weights
+    assert weights[:100].sum() == pytest.approx(100 + 0.5 * 400, rel=0.01)  # instead of 800
+    assert weights[100:103].tolist() == [8, 8, 8]
+    assert weights[103:203].tolist() == [8] * 100
