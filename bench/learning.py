@@ -46,7 +46,7 @@ from core.images import name_of, split_of
 from pipeline.starter import CATEGORIES, generate
 from pipeline.training.classifier import best_device
 from pipeline.training.config import TrainingConfig
-from pipeline.training.trainer import TrainingData, balanced, get_trainer, in_batches
+from pipeline.training.trainer import TrainingData, get_trainer, in_batches, loss_weights
 
 CORRECTIONS = (1, 5, 20, 50)  # of each category, in all
 WAYS = ("corrected", "random", "scratch")
@@ -56,7 +56,6 @@ STARTER_DRAWINGS, STARTER_SEED = (
     1,
 )  # of a new deployment: EMEND_STARTER_DRAWINGS, pipeline/first_start.py
 DRAWINGS_OF_A_PERSON = 5
-NOBODY = -1  # whose the starter doodles are
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def shortened(config: TrainingConfig, epochs: int | None, images: int | None) ->
 
 def config_of(kind: Literal["scratch", "retrain"], config: TrainingConfig, seed: int) -> TrainingConfig:
     """retrain: as a run trains that finds a champion."""
-    return config.model_copy(update={"seed": seed, "warm_start": kind == "retrain"})
+    return config.model_copy(update={"seed": seed, "mode": "scratch" if kind == "scratch" else "auto"})
 
 
 def training_data(material: Material, said: NDArray[np.int64], config: TrainingConfig) -> TrainingData:
@@ -266,30 +265,19 @@ def training_data(material: Material, said: NDArray[np.int64], config: TrainingC
     learnable = material.learnable[said]
     learned, starter = material.pool.of(said[learnable]), material.starter
     targets = np.concatenate([starter.targets, learned.targets])
-    persons = np.arange(len(said)) // DRAWINGS_OF_A_PERSON
+    persons = (np.arange(len(said)) // DRAWINGS_OF_A_PERSON).astype(str)
     return TrainingData(
         pixels=np.concatenate([starter.pixels, learned.pixels]),
         targets=targets,
         weights=loss_weights(
             targets,
             corrected=np.arange(len(targets)) >= len(starter.targets),
-            persons=np.concatenate([np.full(len(starter.targets), NOBODY), persons[learnable]]),
+            persons=np.concatenate([np.full(len(starter.targets), ""), persons[learnable]]),
             config=config,
         ),
         validation_pixels=starter.pixels[:0],
         validation_targets=starter.targets[:0],
     )
-
-
-def loss_weights(
-    targets: NDArray[np.int64],
-    corrected: NDArray[np.bool_],
-    persons: NDArray[np.int64],
-    config: TrainingConfig,
-) -> NDArray[np.float32]:
-    """As pipeline/stages/train.py weighs them. persons: who corrected each image."""
-    weights = balanced(targets, config.balance)
-    return np.where(corrected, weights * config.correction_weight, weights).astype(np.float32)
 
 
 def share_right(version: Path, drawings: Drawings) -> float:

@@ -67,7 +67,7 @@ def test_only_what_its_hash_allows_is_learned_and_it_weighs_more(material: Mater
     data = training_data(material, said(5, 6, 7, 8), CONFIG)  # the hash of 5 keeps it out
     assert np.array_equal(data.pixels[32:], material.pool.pixels[[6, 7, 8]])
     assert data.targets[32:].tolist() == [0, 1, 0]
-    assert data.weights[32:] == pytest.approx(CONFIG.correction_weight, rel=0.05)
+    assert (data.weights[32:] > 3).all()  # one person said them all, so not correction_weight
     assert data.weights[:32] == pytest.approx(1, rel=0.05)
 
 
