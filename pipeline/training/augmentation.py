@@ -18,28 +18,42 @@ Kind = Literal["none", "drawing", "photo"]
 MARGIN = 1 / 14  # of half the side: the data set's drawings reach to within 1 of 28 pixels of each edge
 
 
-def augment(images: Tensor, kind: Kind, generator: Generator) -> Tensor:
+Size = tuple[int, int]  # height, width
+
+
+def augment(images: Tensor, kind: Kind, generator: Generator, size: Size) -> Tensor:
+    """size: of what comes back."""
     if kind == "drawing":
-        return drawing(images, generator)
-    if kind == "photo":
-        return photo(images, generator)
-    return images
+        return drawing(images, generator, size)
+    return resized(photo(images, generator) if kind == "photo" else images, size)
+
+
+def resized(images: Tensor, size: Size) -> Tensor:
+    if size == images.shape[2:]:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 def drawing(
-    images: Tensor, generator: Generator, *, degrees: float = 15.0, aspect: float = 0.2, shear: float = 0.2
+    images: Tensor,
+    generator: Generator,
+    size: Size,
+    *,
+    degrees: float = 15.0,
+    aspect: float = 0.2,
+    shear: float = 0.2,
 ) -> Tensor:
     """Turned, stretched and slanted, and fitted to the frame again as every drawing is.
 
     aspect: log of the largest stretch of width against height. Trained on generated drawings these changes are
     worth 3 points on real ones; twice as much of them, mirroring, bending and cutting out each lose some again.
     """
-    n, _, height, width = images.shape
+    n = len(images)
     linear = _turned_and_slanted(n, generator, degrees, aspect, shear).to(images.device)  # (N, 2, 2)
     scale, centre = _frame(images, torch.linalg.inv(linear))
-    positions = _pixel_centres(height, width).to(images.device)  # (H*W, 2)
+    positions = _pixel_centres(*size).to(images.device)  # (H*W, 2)
     sampled = (positions * scale + centre) @ linear.transpose(1, 2)  # (N, H*W, 2)
-    grid = sampled.view(n, height, width, 2)
+    grid = sampled.view(n, *size, 2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -31,7 +31,14 @@ from pipeline.training.augmentation import augment
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import export_network, read_weights
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, channels_last, parts_of
-from pipeline.training.networks import Network, images_of, misfit, start_from
+from pipeline.training.networks import (
+    Network,
+    images_of,
+    misfit,
+    probabilities,
+    start_from,
+    whitening,
+)
 from pipeline.training.optimizer import AdamW, Muon
 from pipeline.training.trainer import Figures, Trainer, TrainingData, TrainingDiverged, in_batches
 
@@ -39,6 +46,7 @@ WARM_UP = 0.25  # of all steps the learning rate rises, then falls to zero
 ADAMW_SHARE = 1 / 80  # its learning rate as a share of Muon's, which is in other units: 0.003 beside 0.24
 PROGRESS_SECONDS = 10.0
 VALIDATION_BATCH = 500
+SMALLEST_PROBABILITY = 1e-12  # of a right answer: none has an infinite loss
 SETTLED_BATCHES, SETTLED_IMAGES = 4, 256  # what batch statistics are measured on
 
 
@@ -83,6 +91,10 @@ class Classifier(Trainer):
         self._weights = torch.from_numpy(data.weights).to(self._device)
         self._batch_size = min(self.config.batch_size, len(data.targets))
         self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
+        height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
+        least = 2 ** len(self.config.widths)  # each stage halves the side
+        low = round(height * self.config.low_resolution), round(width * self.config.low_resolution)
+        self._low_size = low if min(low) >= least else self._full_size
         order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
         self._typical = torch.split(order[: SETTLED_BATCHES * SETTLED_IMAGES], SETTLED_IMAGES)
 
@@ -90,6 +102,10 @@ class Classifier(Trainer):
         torch.manual_seed(self.config.seed)
         network = Network(self._data.channels, self.config.widths, outputs)
         self.starts_from_base = self._start_from(network, base)
+        if not self.starts_from_base:
+            seen = torch.cat([images_of(self._pixels_of(chosen)) for chosen in self._typical])
+            with torch.no_grad():
+                network.stem.weight.copy_(whitening(seen.cpu(), self.config.widths[0]))
         self.epochs, self._learning_rate = (
             (self.config.warm_epochs, self.config.warm_learning_rate)
             if self.starts_from_base
@@ -114,6 +130,7 @@ class Classifier(Trainer):
 
     def train_epoch(self, epoch: int) -> Figures:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        self._epoch = epoch
         loss_sum = torch.zeros((), device=self._device)
         started = said = time.perf_counter()
         for step, chosen in enumerate(batches(len(self._targets), self._batch_size, self._steps, generator)):
@@ -121,6 +138,7 @@ class Classifier(Trainer):
             learning_rate = self._learning_rate * _one_cycle(share)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
             parts = parts_of(chosen, self._device, seed)
+            self._size = self._low_size if share < self.config.low_resolution_share else self._full_size
             total_weight = self._weights[chosen.to(self._device)].sum()
             loss_sum += self._gradients.step(self._batch_of, parts, total_weight)
             self._muon.step(learning_rate)
@@ -142,7 +160,8 @@ class Classifier(Trainer):
 
     def _batch_of(self, part: Part) -> Batch:
         generator = torch.Generator().manual_seed(part.seed)
-        images = augment(images_of(self._pixels_of(part.chosen)), self.config.augmentation, generator)
+        pixels = images_of(self._pixels_of(part.chosen))
+        images = augment(pixels, self.config.augmentation, generator, self._size)
         chosen = part.chosen.to(self._device)
         return Batch(images, self._targets[chosen], self._weights[chosen])
 
@@ -156,7 +175,15 @@ class Classifier(Trainer):
         return total
 
     def validate(self) -> Figures:
-        loss, accuracy = self.measure(self._data.validation_pixels, self._data.validation_targets)
+        images, targets = self._data.validation_pixels, self._data.validation_targets
+        loss, accuracy = self.measure(images, targets)
+        if self._epoch == self.epochs and self.config.mirror and loss is not None:
+            self.network.mirrored.fill_(True)
+            mirrored_loss, mirrored_accuracy = self.measure(images, targets)
+            if mirrored_loss is not None and mirrored_loss < loss:
+                loss, accuracy = mirrored_loss, mirrored_accuracy
+            else:
+                self.network.mirrored.fill_(False)
         return {"validation_loss": loss, "validation_accuracy": accuracy}
 
     def measure(
@@ -166,17 +193,18 @@ class Classifier(Trainer):
         if len(targets) == 0:
             return None, None
         self.network.eval()
+        mirrored = bool(self.network.mirrored)
 
         @torch.inference_mode()
-        def logits_from(start: int) -> Tensor:  # reads its images itself: all at once may not fit in memory
+        def answers_from(start: int) -> Tensor:  # reads its images itself: all at once may not fit in memory
             images = images_of(torch.from_numpy(pixels[start : start + VALIDATION_BATCH]).to(self._device))
-            found: Tensor = self.network(channels_last(images))
-            return found.cpu()
+            return probabilities(self.network, channels_last(images), mirrored).cpu()
 
-        logits = torch.cat(self._threads.map(logits_from, range(0, len(targets), VALIDATION_BATCH)))
+        answers = torch.cat(self._threads.map(answers_from, range(0, len(targets), VALIDATION_BATCH)))
         expected = torch.from_numpy(targets)
-        accuracy = (logits.argmax(1) == expected).float().mean().item()
-        return round(F.cross_entropy(logits, expected).item(), 6), round(accuracy, 6)
+        accuracy = (answers.argmax(1) == expected).float().mean().item()
+        loss = F.nll_loss(answers.clamp_min(SMALLEST_PROBABILITY).log(), expected)
+        return round(loss.item(), 6), round(accuracy, 6)
 
     def save_checkpoint(self, path: Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
@@ -241,9 +269,7 @@ def _one_cycle(share: float) -> float:
 
 
 def _optimizers(network: Network, threads: Threads, weight_decay: float) -> tuple[Muon, AdamW]:
-    """Muon for the blocks' filters; AdamW for stem, norms and output, where norms and biases do not decay."""
+    """Muon for the blocks' filters; AdamW for norms and output, where norms and biases do not decay."""
     filters = [p for p in network.blocks.parameters() if p.ndim == 4]
     norms_and_biases = [p for p in network.parameters() if p.ndim == 1]
-    return Muon(filters, threads), AdamW(
-        [network.stem.weight, network.output.weight], norms_and_biases, weight_decay
-    )
+    return Muon(filters, threads), AdamW([network.output.weight], norms_and_biases, weight_decay)

@@ -66,6 +66,14 @@ class TrainingConfig(BaseModel):
         description="Of a warm start: how much of each filter is made random again (shrink and perturb, Ash and Adams "
         "2020), against settling where the champion has settled.",
     )
+    low_resolution: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Side of the images in the first steps, as a share of the whole side: half the work, and later "
+        "steps make up for it.",
+    )
+    low_resolution_share: float = Field(0.6, ge=0, le=1, description="Of all steps; 0 for none.")
     batch_size: int = Field(
         256, ge=2, le=65536, description="Smaller measured no better; larger needs more epochs."
     )
@@ -74,6 +82,11 @@ class TrainingConfig(BaseModel):
         ge=1,
         le=100_000,
         description="Of an epoch: a small set is passed over several times, or nothing is learnt.",
+    )
+    mirror: bool = Field(
+        True,
+        description="Whether the model may answer with the mean over an image and its mirror image. It does where that "
+        "lowers the loss on the validation images.",
     )
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")

@@ -23,7 +23,7 @@ from core.images import InputSpec
 from core.storage import write_atomically, write_json
 from pipeline.dataset import Category
 from pipeline.stages import StageError
-from pipeline.training.networks import Network, images_of
+from pipeline.training.networks import Network, images_of, probabilities
 
 TOLERANCE = 1e-4
 
@@ -36,9 +36,10 @@ class _Served(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        self.mirrored = bool(network.mirrored)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.network(images_of(pixels)).softmax(1)  # type: ignore[no-any-return]
+        return probabilities(self.network, images_of(pixels), self.mirrored)
 
 
 def export_network(

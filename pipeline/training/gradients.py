@@ -88,7 +88,7 @@ class Gradients:
                 self._idle.put(copied)
 
         found = self._threads.map(work, parts)
-        for position, parameter in enumerate(self._network.parameters()):
+        for position, parameter in enumerate(trained(self._network)):
             total = found[0][1][position].float()
             for _, gradients in found[1:]:
                 total = total + gradients[position]
@@ -122,7 +122,11 @@ class Gradients:
             logits.float(), batch.targets, label_smoothing=self._label_smoothing, reduction="none"
         )
         loss = (losses * batch.weights).sum() / total_weight
-        return loss.detach(), list(torch.autograd.grad(loss, list(copied.parameters())))
+        return loss.detach(), list(torch.autograd.grad(loss, trained(copied)))
+
+
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def parts_of(chosen: Tensor, device: torch.device, seed: int) -> list[Part]:
