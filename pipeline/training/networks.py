@@ -55,9 +55,16 @@ class Network(nn.Module):
         self.mirrored: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(F.max_pool2d(F.relu(self.stem(images)), 2))
+        x = self.blocks(F.relu(halved(self.stem(images))))
         logits: Tensor = self.output(x.amax((2, 3)))
         return logits
+
+
+def halved(x: Tensor) -> Tensor:
+    """max_pool2d(x, 2), in half the time without its positions, which only a backward pass needs."""
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
 def probabilities(network: Network, images: Tensor, mirrored: bool) -> Tensor:
