@@ -115,12 +115,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def main(
     name: str,
-    work: Callable[[StageRun], Result],
+    work: Callable[[StageRun], Result | None],
     warm_up: Callable[[], None] | None = None,
     niceness: int = 0,
 ) -> None:
-    """The thin main of a stage. warm_up: slow imports worth doing before the stage's turn has come. niceness: by how
-    much its work gives way to that of the services, which answer people meanwhile."""
+    """The thin main of a stage. work: gives None where another process of the stage has the result. warm_up: slow
+    imports worth doing before the stage's turn has come. niceness: by how much its work gives way to that of the
+    services, which answer people meanwhile."""
     parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages.{name}", description=work.__doc__)
     parser.add_argument("--home", type=Path, required=True, help="the model's home, e.g. data/doodles")
     parser.add_argument("--run", type=int, help="the run this belongs to; its folder is HOME/runs/RUN")
@@ -137,7 +138,7 @@ def main(
     except EmendError as exc:
         print(f"error: {redacted(exc.message)}", file=sys.stderr)
         raise SystemExit(1) from exc
-    if arguments.run is not None:
+    if arguments.run is not None and result is not None:
         write_json(stage.folder / f"{name}.json", result.as_json())
 
 

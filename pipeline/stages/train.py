@@ -34,10 +34,21 @@ def warm_up() -> None:
     import_module("pipeline.training.classifier")
 
 
-def work(stage: StageRun) -> Result:
+def work(stage: StageRun) -> Result | None:
     """Trains the challenger on dataset/ (splits train and validation), from base/ when there is a champion."""
     warm_up()
+    from pipeline.training.ranks import together
+
+    of_run = [] if stage.run is None else ["--run", str(stage.run)]
+    command = ["-m", "pipeline.stages.train", "--home", str(stage.home), *of_run]
+    with together(stage.params.train.processes, command):
+        return _train(stage)
+
+
+def _train(stage: StageRun) -> Result | None:
+    """None when another process of this training leads it."""
     from core.gpu import Sampler
+    from pipeline.training import ranks
     from pipeline.training.export import describe, pattern
 
     started = time.monotonic()
@@ -45,7 +56,8 @@ def work(stage: StageRun) -> Result:
     outputs = decide_outputs(read_categories(stage.home), _base_outputs(stage.home))
     images = load(stage.home, spec, ("train", "validation"))
     data = training_data(images, outputs, config)
-    trainer = get_trainer(config.trainer, config)
+    leads = ranks.rank() == 0
+    trainer = get_trainer(config.trainer, config, print if leads else lambda line: None)
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
     checkpoints = None if stage.run is None else stage.folder / "checkpoints"
     with Sampler(trainer.gpu_uuid) as gpu:
@@ -56,6 +68,8 @@ def work(stage: StageRun) -> Result:
             checkpoints=checkpoints,
             report=lambda figures: curve.add(figures | gpu.take()),
         )
+    if not leads:
+        return None
     building = stage.home / "runs" / ".model"  # runs/ is in no version control, and on the same disk
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)

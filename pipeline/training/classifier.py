@@ -14,6 +14,7 @@ an epoch by its validation figure would fit the choice to those images.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +28,20 @@ from torch import Tensor
 
 from pipeline.pixels import Images
 from pipeline.stages import StageError
+from pipeline.training import ranks
 from pipeline.training.augmentation import augment
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import export_network, read_weights
-from pipeline.training.gradients import Batch, Gradients, Part, Threads, channels_last, parts_of
+from pipeline.training.gradients import (
+    PART_IMAGES,
+    PARTS,
+    Batch,
+    Gradients,
+    Part,
+    Threads,
+    channels_last,
+    parts_of,
+)
 from pipeline.training.networks import (
     Network,
     images_of,
@@ -66,11 +77,16 @@ class Classifier(Trainer):
                 "empty in params.yaml"
             )
         self._device = device or best_device()
+        self._parts = max(PARTS, ranks.count()) if self._device.type == "cpu" else ranks.count()
         self._threads = Threads(config.threads if self._device.type == "cpu" else 1)
         # Not use_deterministic_algorithms, which says the same and imports the compiler, in 2 s.
         torch.set_deterministic_debug_mode("error" if self._device.type == "cpu" else "default")
         # Nothing reads memory before it is written, and writing all of it once more costs an eighth of the time.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch._C._set_deterministic_fill_uninitialized_memory(False)
+
+    @property
+    def leads(self) -> bool:
+        return ranks.rank() == 0
 
     @property
     def device(self) -> str:
@@ -88,9 +104,7 @@ class Classifier(Trainer):
 
     def prepare_dataset(self, data: TrainingData) -> None:
         self._data = data
-        self._pixels_of = _held(data.pixels, self._device)
-        self._targets = torch.from_numpy(data.targets).to(self._device)
-        self._weights = torch.from_numpy(data.weights).to(self._device)
+        self._hold_images()
         self._batch_size = min(self.config.batch_size, len(data.targets))
         self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
         height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
@@ -99,6 +113,11 @@ class Classifier(Trainer):
         self._low_size = low if min(low) >= least else self._full_size
         order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
         self._typical = torch.split(order[: SETTLED_BATCHES * SETTLED_IMAGES], SETTLED_IMAGES)
+
+    def _hold_images(self) -> None:
+        self._pixels_of = _held(self._data.pixels, self._device)
+        self._targets = torch.from_numpy(self._data.targets).to(self._device)
+        self._weights = torch.from_numpy(self._data.weights).to(self._device)
 
     def create_model(self, outputs: int, base: Path | None) -> None:
         torch.manual_seed(self.config.seed)
@@ -139,10 +158,8 @@ class Classifier(Trainer):
             share = ((epoch - 1) * self._steps + step) / (self.epochs * self._steps)
             learning_rate = self._learning_rate * _one_cycle(share)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
-            parts = parts_of(chosen, self._device, seed)
             self._size = self._low_size if share < self.config.low_resolution_share else self._full_size
-            total_weight = self._weights[chosen.to(self._device)].sum()
-            loss_sum += self._gradients.step(self._batch_of, parts, total_weight)
+            loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
             self._muon.step(learning_rate)
             self._adamw.step(learning_rate * ADAMW_SHARE)
             if time.perf_counter() - said > PROGRESS_SECONDS:
@@ -153,12 +170,56 @@ class Classifier(Trainer):
                 )
         train_loss = self._checked(loss_sum, epoch) / self._steps
         seconds = time.perf_counter() - started
+        ranks.as_the_first([tensor for tensor in self._state().values() if tensor.is_floating_point()])
         self._gradients.settle(images_of(self._pixels_of(chosen)) for chosen in self._typical)
         return {
             "train_loss": round(train_loss, 6),
             "learning_rate": round(learning_rate, 9),
             "images_per_second": round(self._steps * self._batch_size / seconds, 1),
+            "batch_parts": self._parts,
         }
+
+    def _loss_and_gradients(self, chosen: Tensor, seed: int) -> Tensor:
+        """Of one batch: on a device that has not enough memory in more and more parts, and in the end on the CPU."""
+        while True:
+            total_weight = self._weights[chosen.to(self._device)].sum()
+            parts = parts_of(chosen, self._parts, seed)
+            try:
+                return self._gradients.step(self._batch_of, parts, total_weight)
+            except torch.OutOfMemoryError as exc:
+                if ranks.count() > 1:
+                    raise StageError(
+                        f"{_too_little_memory(exc)}; lower train.batch_size in params.yaml"
+                    ) from exc
+                self._need_less_memory(len(chosen) // (2 * len(parts)) < PART_IMAGES, exc)
+            except torch.AcceleratorError as exc:
+                raise StageError(
+                    f"the {self._device.type} device was lost in epoch {self._epoch} of {self.epochs}: "
+                    f"{_first_line(exc)}. What the last epoch left is kept: `emend resume` goes on from there"
+                ) from exc
+
+    def _need_less_memory(self, in_smallest_parts: bool, exc: torch.OutOfMemoryError) -> None:
+        if not in_smallest_parts:
+            self._parts *= 2
+            self.say(f"{_too_little_memory(exc)}: going on with each batch in {self._parts} parts")
+        elif self._device.type != "cpu":
+            self.say(f"{_too_little_memory(exc)}: going on on the CPU")
+            self.move_to(torch.device("cpu"))
+        else:
+            raise StageError(
+                f"{_too_little_memory(exc)}; lower train.batch_size or train.widths in params.yaml"
+            ) from exc
+
+    def move_to(self, device: torch.device) -> None:
+        """Training goes on there, from where it is."""
+        self._device = device
+        self._threads = Threads(self.config.threads if device.type == "cpu" else 1)
+        self._parts = PARTS if device.type == "cpu" else 1
+        self.network.to(device)
+        for optimizer in (self._muon, self._adamw):
+            optimizer.state = {name: tensor.to(device) for name, tensor in optimizer.state.items()}
+        self._gradients = Gradients(self.network, device, self._threads, self.config.label_smoothing)
+        self._hold_images()
 
     def _batch_of(self, part: Part) -> Batch:
         generator = torch.Generator().manual_seed(part.seed)
@@ -231,7 +292,7 @@ class Classifier(Trainer):
 
 def best_device() -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -247,8 +308,19 @@ def _held(images: NDArray[np.uint8] | Images, device: torch.device) -> Callable[
     """Gives the images at some positions, on `device`: of all of them there, or, on the CPU, where they are."""
     if device.type == "cpu":
         return lambda chosen: torch.from_numpy(images[chosen.numpy()])
-    whole = torch.cat([torch.from_numpy(batch).to(device) for batch in in_batches(images, 10_000)])
+    try:
+        whole = torch.cat([torch.from_numpy(batch).to(device) for batch in in_batches(images, 10_000)])
+    except torch.OutOfMemoryError:
+        return lambda chosen: torch.from_numpy(images[chosen.numpy()]).to(device)
     return lambda chosen: whole[chosen.to(device)]
+
+
+def _too_little_memory(exc: torch.OutOfMemoryError) -> str:
+    return f"not enough memory to train ({_first_line(exc)})"
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
 
 
 def steps_of(images: int, batch_size: int, min_steps: int) -> int:

@@ -28,6 +28,12 @@ class TrainingConfig(BaseModel):
         le=256,
         description="The weights do not depend on it. More than two are of no use: a batch is worked on in two parts.",
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="That train together on this machine: one for each GPU. On a CPU two give the bits of one.",
+    )
     widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
         (32, 64, 128),
         min_length=1,

@@ -21,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.training import ranks
 from pipeline.training.networks import Network
 
-PARTS = 2  # of a batch of 256: with four, two cores take a sixth longer
+PARTS = 2  # of a batch of 256 on a CPU: with four, two cores take a sixth longer
+MOST_PARTS = 4096
 PART_IMAGES = 16  # at least, as long as there are as many
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -73,7 +75,7 @@ class Gradients:
             self._idle.put(_lower(copy.deepcopy(network), self._dtype))
 
     def step(self, batch_of: Callable[[Part], Batch], parts: Sequence[Part], total_weight: Tensor) -> Tensor:
-        """Sets the gradients of the network's parameters, and gives the weighted mean loss.
+        """Sets the gradients of the network's parameters, and gives the weighted mean loss, both of all processes.
 
         batch_of: called on the thread that needs it. total_weight: of all the images' losses.
         """
@@ -87,13 +89,19 @@ class Gradients:
             finally:
                 self._idle.put(copied)
 
-        found = self._threads.map(work, parts)
-        for position, parameter in enumerate(trained(self._network)):
-            total = found[0][1][position].float()
-            for _, gradients in found[1:]:
-                total = total + gradients[position]
+        own = parts[ranks.rank() :: ranks.count()]
+        found = self._threads.map(work, own)
+        parameters = trained(self._network)
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        loss = torch.zeros((), device=total_weight.device)
+        for part_loss, gradients in found:
+            loss += part_loss
+            for total, gradient in zip(totals, gradients, strict=True):
+                total += gradient
+        ranks.add_up([loss, *totals])
+        for parameter, total in zip(parameters, totals, strict=True):
             parameter.grad = total
-        return torch.stack([loss for loss, _ in found]).sum()
+        return loss
 
     def settle(self, batches: Iterable[Tensor]) -> None:
         """Sets the network's batch statistics to their means over some batches of images, as it is now."""
@@ -129,11 +137,11 @@ def trained(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def parts_of(chosen: Tensor, device: torch.device, seed: int) -> list[Part]:
-    """A batch's positions in PARTS, or fewer when it is small; a GPU takes it whole."""
-    count = 1 if device.type != "cpu" else max(1, min(PARTS, len(chosen) // PART_IMAGES))
+def parts_of(chosen: Tensor, count: int, seed: int) -> list[Part]:
+    """A batch's positions in `count` parts, or fewer when it is small."""
+    count = max(1, min(count, len(chosen) // PART_IMAGES))
     return [
-        Part(positions, (seed * PARTS + number) % 2**63)
+        Part(positions, (seed * MOST_PARTS + number) % 2**63)
         for number, positions in enumerate(chosen.tensor_split(count))
     ]
 

@@ -101,6 +101,11 @@ class Trainer(ABC):
         """
 
     @property
+    def leads(self) -> bool:
+        """Of several processes that train together one validates, reports and writes."""
+        return True
+
+    @property
     def device(self) -> str:
         return "cpu"
 
@@ -139,6 +144,8 @@ class Trainer(ABC):
             started = time.perf_counter()
             figures = self.train_epoch(epoch)
             rate = len(data.targets) / (time.perf_counter() - started)
+            if not self.leads:
+                continue
             figures |= self.validate()
             now = time.perf_counter()
             left = (now - began) / (epoch - finished) * (self.epochs - epoch)

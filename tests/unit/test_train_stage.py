@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import yaml
@@ -18,8 +19,9 @@ from core.images import encode_png, name_of
 from core.storage import write_json
 from pipeline import dataset
 from pipeline.dataset import Category
-from pipeline.stages import StageError, StageRun
-from pipeline.stages.train import decide_outputs, training_data, work
+from pipeline.stages import Result, StageError, StageRun, read_json
+from pipeline.stages.train import decide_outputs, training_data
+from pipeline.stages.train import work as work_or_follow
 from pipeline.training.classifier import much_is_new
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import read_weights
@@ -33,6 +35,12 @@ PARAMS = {
     "threads": 1,
 }
 FILES = {"model.onnx", "weights.safetensors", "categories.json", "input.json", "example_answer.json"}
+
+
+def work(stage: StageRun) -> Result:
+    result = work_or_follow(stage)
+    assert result is not None
+    return result
 
 
 def write_home(
@@ -143,6 +151,53 @@ def test_killed_and_run_again_it_gives_the_same_bits(tmp_path: Path) -> None:
     assert sorted(set(epochs)) == list(range(1, 21))
     assert len(epochs) <= 21  # the epoch it was killed in may be there twice; none was trained from the start
     assert resumed.figures["epochs"] == 20
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    for name, processes in (("one", 1), ("two", 2)):
+        home = tmp_path / name
+        write_home(home, {"ant": "active", "bee": "active"}, train={"processes": processes})
+        command = [sys.executable, "-m", "pipeline.stages.train", "--home", str(home), "--run", "1"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.count("epoch 4/4") == 1
+    for name in FILES:
+        assert (tmp_path / "one/model" / name).read_bytes() == (tmp_path / "two/model" / name).read_bytes(), (
+            name
+        )
+    assert read_json(tmp_path / "two/runs/1/train.json")["figures"]["epochs"] == 4
+
+
+def test_torchrun_trains_with_the_processes_it_starts(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    command = [*torchrun, "-m", "--", "pipeline.stages.train", "--home", str(tmp_path), "--run", "1"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.count("epoch 4/4") == 1
+    curve = (tmp_path / "runs/1/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["batch_parts"] for line in curve] == [3] * 4
+    assert read_json(tmp_path / "runs/1/train.json")["figures"]["validation_accuracy"] is not None
+
+
+def test_a_process_that_is_killed_ends_the_training_and_the_run_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"processes": 2, "epochs": 20})
+    command = [sys.executable, "-m", "pipeline.stages.train", "--home", str(tmp_path), "--run", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stderr is not None
+        for line in first.stdout:
+            if line.startswith("epoch 3/20"):
+                (other,) = psutil.Process(first.pid).children()
+                other.kill()
+                break
+        error = first.stderr.read()
+    assert first.returncode == 1
+    assert "the 2 processes that train together lost each other" in error
+    assert "emend resume" in error
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "going on after epoch" in said
+    assert read_json(tmp_path / "runs/1/train.json")["figures"]["epochs"] == 20
 
 
 def test_a_new_category_grows_the_champions_outputs_and_training_is_gentle(tmp_path: Path) -> None:

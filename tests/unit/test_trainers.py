@@ -74,6 +74,7 @@ def test_the_stage_trains_with_it_and_gives_the_same_bits_again(tmp_path: Path) 
     for home in ("a", "b"):
         write_home(tmp_path / home, {"ant": "active", "bee": "active"}, train=LINEAR)
     result = work(StageRun(tmp_path / "a", 7))
+    assert result is not None
     work(StageRun(tmp_path / "b", None))
     assert {path.name for path in (tmp_path / "a" / "model").iterdir()} == FILES
     assert (result.figures["epochs"], result.figures["device"]) == (4, "cpu")

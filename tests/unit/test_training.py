@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.images import InputSpec
 from pipeline.dataset import Category
+from pipeline.stages import StageError
 from pipeline.training.augmentation import Kind, augment, drawing
 from pipeline.training.classifier import Classifier, batches, steps_of
 from pipeline.training.config import TrainingConfig
@@ -21,7 +22,7 @@ from pipeline.training.export import ExportFailed, describe, export_network, pat
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
 from pipeline.training.networks import Block, Network, images_of, misfit, start_from
 from pipeline.training.optimizer import orthogonal
-from pipeline.training.trainer import TrainingData, TrainingDiverged, balanced
+from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -87,7 +88,7 @@ def test_training_learns_and_reports_each_epoch() -> None:
     assert epochs[-1]["validation_accuracy"] == 1.0
     assert set(epochs[0]) == {
         *("epoch", "epochs", "train_loss", "validation_loss", "validation_accuracy", "learning_rate"),
-        *("images_per_second", "seconds", "seconds_left", "device"),
+        *("images_per_second", "batch_parts", "seconds", "seconds_left", "device"),
     }
     assert not trainer.network.training
 
@@ -133,7 +134,7 @@ def test_the_parts_of_a_batch_make_the_gradients_of_the_whole() -> None:
         seen.append(part.chosen)
         return Batch(batch.images[part.chosen], batch.targets[part.chosen], weights[part.chosen])
 
-    parts = parts_of(torch.randperm(64), CPU, seed=3)
+    parts = parts_of(torch.randperm(64), 2, seed=3)
     loss = Gradients(network, CPU, Threads(2), 0.0).step(batch_of, parts, weights.sum())
     assert sorted(torch.cat(seen).tolist()) == list(range(64))
     assert len({part.seed for part in parts}) == len(parts) == 2
@@ -208,6 +209,62 @@ def test_a_loss_that_is_no_number_stops_training_and_says_what_to_change(tmp_pat
 
     with pytest.raises(TrainingDiverged, match=r"epoch 1 of 3; lower train\.learning_rate \(now 0\.24\)"):
         Poisoned(CONFIG, device=CPU).fit(lines_data(), 2)
+
+
+class Crammed(Classifier):
+    """Has memory for parts of a batch of so many images."""
+
+    fits = 20
+
+    def _batch_of(self, part: Part) -> Batch:
+        if len(part.chosen) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
+        return super()._batch_of(part)
+
+
+def test_a_batch_that_does_not_fit_is_worked_on_in_more_parts_and_that_is_told() -> None:
+    said, epochs = list[str](), list[dict[str, Any]]()
+    config = CONFIG.model_copy(update={"batch_size": 64})
+    trainer = Crammed(config, said.append, device=CPU)
+    trainer.fit(lines_data(), 2, report=epochs.append)
+    assert said[1:] == [
+        "not enough memory to train (CUDA out of memory. Tried to allocate 2 GiB.): going on with each batch in 4 parts"
+    ]
+    assert [epoch["batch_parts"] for epoch in epochs] == [4, 4, 4]
+    assert accuracy(trainer, lines_data()) == 1.0
+
+
+def test_what_does_not_fit_in_the_smallest_parts_ends_with_what_to_change() -> None:
+    class TooCrammed(Crammed):
+        fits = 8
+
+    with pytest.raises(StageError, match=r"not enough memory to train .* lower train\.batch_size"):
+        TooCrammed(CONFIG, device=CPU).fit(lines_data(), 2)
+
+
+def test_training_goes_on_on_another_device_from_where_it_is() -> None:
+    class Moved(Classifier):
+        def train_epoch(self, epoch: int) -> Figures:
+            if epoch == 2:
+                self.move_to(CPU)
+            return super().train_epoch(epoch)
+
+    trainer = Moved(CONFIG, device=CPU)
+    trainer.fit(lines_data(), 2)
+    assert bits(trainer) == bits(train(lines_data()))
+
+
+def test_a_lost_device_ends_training_and_says_how_to_go_on() -> None:
+    class Lost(Classifier):
+        def _batch_of(self, part: Part) -> Batch:
+            if self._epoch == 2:
+                raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with")
+            return super()._batch_of(part)
+
+    with pytest.raises(
+        StageError, match=r"epoch 2 of 3: CUDA error: unspecified launch failure\. .*emend resume"
+    ):
+        Lost(CONFIG, device=CPU).fit(lines_data(), 2)
 
 
 def test_training_works_without_validation_images_and_with_two_images() -> None:
