@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import psutil
 
 from tests.support.processes import free_port, stop_group, wait_for_http
 
@@ -73,6 +74,13 @@ class MlflowServer:
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes since they began."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        times = [each.cpu_times() for each in (server, *server.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
     def runs(self, experiment: str) -> list[dict[str, Any]]:
         """As it tells them; empty without that experiment."""
