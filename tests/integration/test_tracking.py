@@ -150,6 +150,24 @@ def test_what_a_killed_orchestrator_left_is_taken_up_by_the_next(
     assert json.loads(note.read_text())["ending"] is None
 
 
+def test_an_mlflow_run_that_nobody_noted_is_found_again_and_another_deployments_is_not(
+    tmp_path: Path, mlflow: MlflowServer
+) -> None:
+    run, made = a_run(tmp_path / "ours", "found"), Made()
+    theirs = a_run(tmp_path / "theirs", "found")
+    for each in (run, run, theirs):
+        with tracking(mlflow, made, 10.0) as working:
+            working.follow(each, None)
+            train(each, 1)
+            assert working.flush(7, SECONDS)
+        (each.folder / NOTE).unlink()
+        (each.folder / "metrics.jsonl").unlink()
+    told = mlflow.runs("found")
+    assert len(told) == 2
+    (other,) = {each["info"]["run_id"] for each in told} - {made.runs[7]}
+    assert steps(mlflow, other) == [1, 1]
+
+
 def test_a_refusal_of_one_run_is_told_and_holds_up_no_other(tmp_path: Path, mlflow: MlflowServer) -> None:
     made = Made()
     refused, other = a_run(tmp_path / "a", "refused"), a_run(tmp_path / "b", "other")
