@@ -7,15 +7,12 @@ NVML answers also what other processes use, which torch cannot, and it needs nei
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import pynvml
-
-SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,60 +63,20 @@ def driver_version() -> str | None:
             pynvml.nvmlShutdown()
 
 
-class Sampler:
-    """Looks at one GPU now and then while its block lasts. uuid: as NVML and torch have it; None: there is none.
-
-    with Sampler(uuid) as sampler:
-        ...
-        sampler.take()      # {"gpu_utilisation": 0.93, "gpu_memory_bytes": 4831838208}, since the last time
-    """
-
-    def __init__(
-        self,
-        uuid: str | None,
-        look: Callable[[], tuple[list[Gpu], str | None]] = gpus,
-        seconds: float = SAMPLE_SECONDS,
-    ) -> None:
-        self._seconds = seconds
-        self._uuid = uuid
-        self._look = look
-        self._seen: list[Gpu] = []
-        self._changing = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gpu", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def wait(self, seconds: float) -> None:
-        """Until it has no more to see, or so long."""
-        self._thread.join(seconds)
-
-    def take(self) -> dict[str, float | int]:
-        """Mean utilisation and most memory since the last call; empty when nothing was seen."""
-        with self._changing:
-            seen, self._seen = self._seen, []
-        busy = [each.utilisation for each in seen if each.utilisation is not None]
-        used = [each.memory_used_bytes for each in seen if each.memory_used_bytes is not None]
-        figures: dict[str, float | int] = {}
-        if busy:
-            figures["gpu_utilisation"] = round(sum(busy) / len(busy), 3)
-        if used:
-            figures["gpu_memory_bytes"] = max(used)
-        return figures
-
-    def _run(self) -> None:
-        while self._uuid is not None:
-            found, _ = self._look()
-            with self._changing:
-                self._seen += [gpu for gpu in found if gpu.uuid == self._uuid]
-            if self._stopping.wait(self._seconds) or not found:
-                return
+@contextmanager
+def held_open(wanted: bool = True) -> Iterator[None]:
+    """NVML stays loaded while the block lasts, so that each `gpus()` in it need not load it anew."""
+    opened = False
+    if wanted:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            opened = True
+    try:
+        yield
+    finally:
+        if opened:
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
 
 
 def _gpu(index: int) -> Gpu:

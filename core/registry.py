@@ -246,6 +246,13 @@ class Registry:
         }
         return str(self._call("POST", "runs/create", json=body)["run"]["info"]["run_id"])
 
+    def find_run(self, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+        """The newest one that has all these tags."""
+        having = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+        body = {"experiment_ids": [experiment_id], "filter": having, "max_results": 1}
+        found = self._call("POST", "runs/search", json=body).get("runs", [])
+        return str(found[0]["info"]["run_id"]) if found else None
+
     def log_batch(
         self,
         run_id: str,
@@ -494,7 +501,7 @@ def _plain_name(path: object) -> str:
 def _quoted(name: str) -> str:
     """As a string of MLflow's filter language, which knows no escapes."""
     if "'" in name:
-        raise RegistryError(f"a model's name cannot have a quote in it: {name!r}")
+        raise RegistryError(f"a name or tag cannot have a quote in it: {name!r}")
     return f"'{name}'"
 
 

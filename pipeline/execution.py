@@ -6,7 +6,6 @@ somebody is at work on it.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -26,21 +25,24 @@ from core.database import (
     RunStatus,
     Stage,
     StageStatus,
+    Transition,
     dedicated_connection,
     session,
 )
 from core.errors import EmendError, Unavailable
 from core.patience import PATIENCE_SECONDS
-from core.registry import Metric, Registry, RegistryError, RegistryUnavailable
+from core.registry import Registry, RegistryUnavailable
 from core.registry import RunStatus as MlflowStatus
 from core.settings import settings
 from core.storage import write_json
 from pipeline import bookkeeping, mirror, promotion, workspace
 from pipeline.champion import Aliases, aliases_of
+from pipeline.curve import read_curve
 from pipeline.params import load
 from pipeline.processes import StageProcess, WarmStages
 from pipeline.runs import record
 from pipeline.stages import STAGES, read_json
+from pipeline.tracking import TrackedRun, Tracking
 
 RUN_LOCK = 7_306  # first key of the advisory lock of a run; the second is its id
 SENT_SECONDS = 2.0
@@ -88,7 +90,9 @@ class LostRun(Exception):
 class Execution:
     """One run, from claim to end. `stop` may be called from any thread."""
 
-    def __init__(self, run_id: int, model: str, lock: Connection, shutdown: threading.Event) -> None:
+    def __init__(
+        self, run_id: int, model: str, lock: Connection, shutdown: threading.Event, tracking: Tracking
+    ) -> None:
         self._run_id = run_id
         self._model = model
         self._lock = lock
@@ -100,7 +104,8 @@ class Execution:
         self._logs = (settings().data_dir / "logs" / "runs" / str(run_id)).resolve()
         self._results: dict[str, Any] = {}
         self._request_id: str | None = None
-        self._curve = Curve(self._folder / "metrics.jsonl")
+        self._tracking = tracking
+        self._curve_bytes = 0  # of metrics.jsonl: those that are recorded
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -119,6 +124,7 @@ class Execution:
             status, message = stop.status, stop.message
         except LostRun:
             _log.warning("run was taken over; leaving it")
+            self._tracking.end(self._run_id, None)
             return
         except Unavailable:
             raise  # shut down while the database is away: nothing can be recorded
@@ -128,8 +134,10 @@ class Execution:
             _log.exception("run failed unexpectedly")
             status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
         aliases = self._patiently(lambda: bookkeeping.aliases_after_stop(self._run_id, self._model))
+        # A moment, so that whoever hears of the run's end finds its curve in MLflow; what is left goes there later.
+        self._tracking.flush(self._run_id, SENT_SECONDS)
         self._transaction(lambda db, run: self._end(db, run, status, message, aliases))
-        self._finish_mlflow(status)
+        self._tracking.end(self._run_id, _MLFLOW_STATUS.get(status))  # an interrupted one may go on
         RUNS.labels(self._model, status).inc()
         RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
         _log.info("run ended", model=self._model, status=status, message=message)
@@ -139,6 +147,8 @@ class Execution:
         for stage in done:
             self._results[stage] = read_json(self._folder / f"{stage}.json")["data"]
         todo = [stage for stage in STAGES if stage not in done]
+        if "train" in done:
+            self._track()
         with WarmStages(self._home, self._run_id, self._logs, todo) as warm:
             for stage in todo:
                 self._stage(stage, warm)
@@ -153,7 +163,9 @@ class Execution:
             self._patiently(self._take_promotion_lock)
         aliases = self._patiently(self._ask_aliases) if name in bookkeeping.ASKS_ALIASES else None
         if name == "train":
-            self._ensure_mlflow_run()
+            self._track()
+        if name == "register":
+            self._patiently(self._await_mlflow_run)
         manifest = self._transaction(lambda db, run: self._begin(db, run, name, aliases))
         process = warm.take(name)
         started, started_at = time.monotonic(), time.time()
@@ -201,7 +213,7 @@ class Execution:
         path = self._folder / "manifest.json"
         known: dict[str, Any] = read_json(path) if path.exists() else {}
         manifest = known | bookkeeping.before(name, db, run, known, aliases)
-        if name == "train":
+        if name == "register":
             manifest["mlflow_run_id"] = run.mlflow_run_id
         write_json(path, manifest)
         (self._folder / f"{name}.json").unlink(missing_ok=True)
@@ -223,13 +235,13 @@ class Execution:
                     RunStatus.failed, f"stage {name} took longer than {limit_seconds} s; log: {process.log}"
                 )
             if name == "train":
-                self._forward_curve()
+                self._record_curve()
             if time.monotonic() >= send_log_at and process.log.exists():
                 self._send(process.log)
                 # Sent whole each time: a longer one less often.
                 send_log_at = time.monotonic() + max(LOG_SECONDS, process.log.stat().st_size / 1e6)
         if name == "train":
-            self._forward_curve()
+            self._record_curve()
         if code != 0:
             how = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
             why = process.last_error() if code > 0 else None  # a killed one's last words are not the reason
@@ -339,78 +351,43 @@ class Execution:
     def release(self) -> None:
         self._lock.close()
 
-    def _ensure_mlflow_run(self) -> None:
-        """None when MLflow is away: training goes on without its curve there."""
-        if self._transaction(lambda _, run: run.mlflow_run_id) is not None:
-            return
-        try:
-            with Registry(settings().mlflow_tracking_uri) as registry:
-                experiment = registry.ensure_experiment(self._model)
-                name, tags = f"run-{self._run_id}", {"emend.run": str(self._run_id)}
-                mlflow_run = registry.create_run(experiment, name, tags)
-        except RegistryError as exc:
-            _log.warning("training's curve will not be in MLflow", reason=exc.message)
-            return
+    def _track(self) -> None:
+        """The curve goes to MLflow in the background, from where it was left; training does not wait for that."""
+        requested_at, mlflow_run = self._transaction(lambda _, run: (run.requested_at, run.mlflow_run_id))
+        run = TrackedRun(self._run_id, self._model, self._folder, requested_at)
+        self._tracking.follow(run, mlflow_run)
 
-        def keep(_: Session, run: Run) -> None:
-            run.mlflow_run_id = mlflow_run
+    def _await_mlflow_run(self) -> None:
+        """Raises RegistryUnavailable while MLflow, away since training began, has not made it."""
+        if self._transaction(lambda _, run: run.mlflow_run_id) is None:
+            trouble = self._tracking.trouble(self._run_id)
+            raise trouble or RegistryUnavailable(f"MLflow has made no run of run {self._run_id} yet.")
 
-        self._transaction(keep)
-
-    def _forward_curve(self) -> None:
-        """New epochs to the viewer (as transitions) and to MLflow."""
-        epochs = self._curve.new()
-        if not epochs:
+    def _record_curve(self) -> None:
+        """New epochs to those who follow the run, as transitions: one a line, so their number says which are known."""
+        curve = read_curve(self._folder / "metrics.jsonl", self._curve_bytes)
+        if curve.end_bytes == self._curve_bytes:
             return
 
-        def as_transitions(db: Session, run: Run) -> str | None:
-            for epoch in epochs:
+        def as_transitions(db: Session, run: Run) -> None:
+            known = _epochs_recorded(db, run.id) if self._curve_bytes == 0 else 0
+            for epoch in curve.epochs[known:]:
                 record(db, run, "train", "epoch", None, epoch)
-            return run.mlflow_run_id
 
-        mlflow_run = self._transaction(as_transitions)
-        if mlflow_run is None:
-            return
-        metrics = [
-            Metric(key, float(value), int(epoch["epoch"]))
-            for epoch in epochs
-            for key, value in epoch.items()
-            if key not in ("epoch", "epochs") and isinstance(value, int | float)
-        ]
-        try:
-            with Registry(settings().mlflow_tracking_uri, timeout_seconds=3) as registry:
-                registry.log_batch(mlflow_run, metrics=metrics)
-        except RegistryError as exc:
-            _log.warning("epoch figures did not reach MLflow", reason=exc.message)
-
-    def _finish_mlflow(self, status: RunStatus) -> None:
-        with session() as db:
-            mlflow_run = db.get_one(Run, self._run_id).mlflow_run_id
-        if mlflow_run is None or status not in _MLFLOW_STATUS:  # an interrupted one may go on
-            return
-        try:
-            with Registry(settings().mlflow_tracking_uri) as registry:
-                registry.finish_run(mlflow_run, _MLFLOW_STATUS[status])
-        except RegistryError as exc:
-            _log.warning("MLflow shows the run as running", reason=exc.message)
+        self._transaction(as_transitions)
+        self._curve_bytes = curve.end_bytes
 
 
-class Curve:
-    """The lines of metrics.jsonl that are new since the last look; half-written ones wait."""
+def record_mlflow_run(run_id: int, mlflow_run: str) -> None:
+    """As `Tracking` tells it, from its own thread."""
+    with session() as db:
+        run = db.get_one(Run, run_id, with_for_update=True)
+        run.mlflow_run_id = run.mlflow_run_id or mlflow_run
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read_bytes = path.stat().st_size if path.exists() else 0
 
-    def new(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            chunk = file.read()
-        whole = chunk[: chunk.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+def _epochs_recorded(db: Session, run_id: int) -> int:
+    rows = select(func.count()).where(Transition.run_id == run_id, Transition.status == "epoch")
+    return db.scalar(rows) or 0
 
 
 def end_running_stages(

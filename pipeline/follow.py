@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from core.database import ACTIVE_RUN, Run, Transition, session
+from core.duration import in_words
 from core.errors import Unavailable
 
 LOOK_SECONDS = 0.25
@@ -103,16 +104,23 @@ def sentence(event: Event) -> str | None:
     if event.status == "running":
         return None
     if event.status == "epoch":
-        figures = event.figures
-        return (
-            f"  train      epoch {figures['epoch']}/{figures['epochs']}: "
-            f"{100 * figures['validation_accuracy']:.1f} % of validation right"
-        )
+        return f"  train      {_epoch_in_words(event.figures)}"
     seconds = event.figures.get("duration_seconds")
     took = f"{seconds:6.1f} s" if isinstance(seconds, int | float) else ""
     # Why a stage did not succeed is also how the run ended, which is told next.
     told = ", ".join(figures_in_words(event.stage, event.figures))
     return f"  {event.stage:<10} {event.status:<10} {took}  {told}".rstrip()
+
+
+def _epoch_in_words(figures: dict[str, Any]) -> str:
+    """ "epoch 3/8: loss 0.412, 85.0 % of validation right, 12 s left"."""
+    right, left = figures.get("validation_accuracy"), figures.get("seconds_left")
+    told = [f"loss {figures['train_loss']:.3f}"]
+    if right is not None:
+        told.append(f"{100 * right:.1f} % of validation right")
+    if left:
+        told.append(f"{in_words(left)} left")
+    return f"epoch {figures['epoch']}/{figures['epochs']}: {', '.join(told)}"
 
 
 def figures_in_words(stage: str, figures: dict[str, Any]) -> list[str]:

@@ -40,10 +40,18 @@ from core.errors import ConfigurationError, Unavailable
 from core.registry import RegistryError
 from core.settings import settings
 from pipeline import bookkeeping, first_start, mirror, promotion, schedule, workspace
-from pipeline.execution import RUNS, Execution, LostRun, end_running_stages, try_lock
+from pipeline.execution import (
+    RUNS,
+    Execution,
+    LostRun,
+    end_running_stages,
+    record_mlflow_run,
+    try_lock,
+)
 from pipeline.gauges import Gauges
 from pipeline.params import load
 from pipeline.runs import record
+from pipeline.tracking import Tracking
 
 MOST_RUNS = max(2, (os.cpu_count() or 2) // 2)  # at once; the others wait in the queue
 LOOK_SECONDS = 5.0  # NOTIFY wakes at once; this is for what it may have missed
@@ -62,6 +70,8 @@ class Orchestrator:
         self._shutdown = threading.Event()
         self._executions: dict[int, Execution] = {}
         self._threads: dict[int, threading.Thread] = {}
+        self._tracking = Tracking(settings().mlflow_tracking_uri, made=record_mlflow_run)
+        self._left_curves = True  # of orchestrators that were stopped or killed: to be looked for
 
     def stop(self, *_: int | FrameType | None) -> None:
         self._shutdown.set()
@@ -75,6 +85,9 @@ class Orchestrator:
         while not self._shutdown.is_set():
             try:
                 self._look()
+                if self._left_curves:
+                    self._tracking.take_up(settings().data_dir, _is_active)
+                    self._left_curves = False
                 if time.monotonic() >= next_schedule:
                     _reconcile()
                     follow_edited_params()
@@ -85,6 +98,7 @@ class Orchestrator:
             wake.wait(LOOK_SECONDS, self._shutdown)
         for thread in self._threads.values():
             thread.join(30)
+        self._tracking.close()
 
     def _look(self) -> None:
         self._threads = {i: t for i, t in self._threads.items() if t.is_alive()}
@@ -131,7 +145,7 @@ class Orchestrator:
                 lock.close()
         if model is None:
             return
-        execution = Execution(run_id, model, lock, self._shutdown)
+        execution = Execution(run_id, model, lock, self._shutdown, self._tracking)
         thread = threading.Thread(target=self._work, args=(execution,), name=f"run-{run_id}")
         self._executions[run_id], self._threads[run_id] = execution, thread
         thread.start()
@@ -159,6 +173,7 @@ class Orchestrator:
                 record(db, run, None, RunStatus.interrupted, message)
                 RUNS.labels(run.model, run.status).inc()
                 _log.warning("orphaned run marked interrupted", run_id=run_id)
+                self._left_curves = True
                 return None
             if run.status is not RunStatus.queued:
                 return None
@@ -179,6 +194,11 @@ class Orchestrator:
             _log.warning("could not record the end of a run", reason=str(exc) or "it was taken over")
         finally:
             execution.release()
+
+
+def _is_active(run_id: int) -> bool:
+    with session() as db:
+        return db.scalar(select(Run.status).where(Run.id == run_id)) in ACTIVE_RUN
 
 
 class QueueWaker:

@@ -158,11 +158,16 @@ def _champion_version(db: Session, run: Run, stages: Mapping[str, Stage]) -> int
 def _curve(db: Session, run_id: int) -> list[Json]:
     """Figures of each epoch; one that was trained again after a kill counts once, as it last was."""
     rows = db.scalars(
-        select(Transition.figures)
+        select(Transition)
         .where(Transition.run_id == run_id, Transition.stage == "train", Transition.status == "epoch")
         .order_by(Transition.id)
     )
-    return [figures for _, figures in sorted({row["epoch"]: row for row in rows if "epoch" in row}.items())]
+    told = {
+        row.figures["epoch"]: {"at": row.at.isoformat(), **row.figures}
+        for row in rows
+        if "epoch" in row.figures
+    }
+    return [figures for _, figures in sorted(told.items())]
 
 
 @dataclass(frozen=True)

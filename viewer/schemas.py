@@ -287,7 +287,19 @@ class Epoch(BaseModel):
     learning_rate: float | None = None
     images_per_second: float | None = None
     seconds: float | None = None
+    seconds_left: float | None = Field(
+        default=None, description="Until the last epoch is over, at this pace."
+    )
+    at: datetime | None = Field(default=None, description="When it was over.")
     device: str | None = None
+    cpu_utilisation: float | None = Field(default=None, description="Of all cores, 0..1, as the GPU's.")
+    process_cpu_utilisation: float | None = Field(default=None, description="Training's own share.")
+    memory_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    process_memory_bytes: int | None = None
+    gpu_utilisation: float | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_memory_total_bytes: int | None = None
 
 
 class ParamChange(_Answer):

@@ -57,7 +57,7 @@ def _register(stage: StageRun) -> Result:
 
 
 def _new_mlflow_run(registry: Registry, stage: StageRun) -> str:
-    """MLflow was away when the run began; its training curve is in the viewer only. Kept for a repeated attempt."""
+    """When no orchestrator made one. Kept for a repeated attempt."""
     kept = stage.folder / "mlflow_run.json"
     if not kept.exists():
         experiment = registry.ensure_experiment(stage.manifest["model"])

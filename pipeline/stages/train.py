@@ -14,12 +14,15 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core.duration import in_words
+from pipeline.curve import read_curve
 from pipeline.dataset import Category, Labelled, load, read_categories
 from pipeline.stages import Result, StageError, StageRun, main, read_json
 from pipeline.training.config import TrainingConfig
@@ -47,7 +50,7 @@ def work(stage: StageRun) -> Result | None:
 
 def _train(stage: StageRun) -> Result | None:
     """None when another process of this training leads it."""
-    from core.gpu import Sampler
+    from core.machine import FIGURES, Sampler
     from pipeline.training import ranks
     from pipeline.training.export import describe, pattern
 
@@ -60,13 +63,13 @@ def _train(stage: StageRun) -> Result | None:
     trainer = get_trainer(config.trainer, config, print if leads else lambda line: None)
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
     checkpoints = None if stage.run is None else stage.folder / "checkpoints"
-    with Sampler(trainer.gpu_uuid) as gpu:
+    with Sampler(trainer.gpu_uuid) as sampler:
         trainer.fit(
             data,
             len(outputs),
             base=stage.home / "base" if _base_version(stage.home) is not None else None,
             checkpoints=checkpoints,
-            report=lambda figures: curve.add(figures | gpu.take()),
+            report=lambda figures: curve.add(figures | sampler.take()),
         )
     if not leads:
         return None
@@ -89,11 +92,7 @@ def _train(stage: StageRun) -> Result | None:
             "epochs": trainer.epochs,
             "seconds": seconds,
             "device": trainer.device,
-            **{
-                name: curve.last[name]
-                for name in ("gpu_utilisation", "gpu_memory_bytes")
-                if name in curve.last
-            },
+            **{name: curve.last[name] for name in FIGURES if name in curve.last},
         },
         data={
             "outputs": [{"id": category.id, "name": category.name} for category in outputs],
@@ -148,21 +147,28 @@ def training_data(images: Labelled, outputs: Sequence[Category], config: Trainin
 class Curve:
     """`metrics.jsonl`, one object an epoch, only ever appended to; and a line for people.
 
-    A resumed training repeats an epoch that was killed before its checkpoint: the last line of an epoch counts.
+    A resumed training repeats an epoch that was killed before its checkpoint: the last line of an epoch counts. `at`,
+    when the epoch was over, makes a line unlike any other: whoever forwards one twice can tell.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path is not None and path.exists() else []
-        self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        epochs: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            if not path.read_bytes().endswith(b"\n"):
+                with path.open("a") as file:  # cut off by a crash: what follows begins a line of its own
+                    file.write("\n")
+            epochs = read_curve(path).epochs
+        self.last: dict[str, Any] = epochs[-1] if epochs else {}
 
     def add(self, figures: dict[str, Any]) -> None:
-        self.last = figures
-        accuracy = figures["validation_accuracy"]
+        self.last = figures = {**figures, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        accuracy, left = figures["validation_accuracy"], figures["seconds_left"]
         validation = "no validation images" if accuracy is None else f"validation {accuracy:.2%}"
         print(
             f"epoch {figures['epoch']}/{figures['epochs']}: loss {figures['train_loss']:.3f}, {validation}, "
             f"{figures['images_per_second']:.0f} images/s, {figures['seconds']:.1f} s"
+            + (f", {in_words(left)} left" if left else "")
         )
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -344,6 +344,8 @@ def test_a_run_under_way_shows_a_hundred_thousand_lines_and_its_curve(
         output.write("\x1b[33mone more line\x1b[0m that came while the page was open\n")
     expect(page.get_by_text("that came while the page was open")).to_be_visible()
     expect(page.get_by_text("Epoch 3 of 8")).to_be_visible()
+    expect(page.get_by_text(re.compile("About [^ ]+.* of training left"))).to_be_visible()
+    expect(page.get_by_text("In this epoch: CPU")).to_be_visible()
     expect(page.locator(".uplot canvas")).to_be_visible()
     found = shots(page, "run-running")
     page.get_by_role("searchbox").fill("step 51234:")

@@ -36,9 +36,11 @@ from core.database import (
     session,
 )
 from core.images import encode_png, name_of
+from core.registry import Registry
 from core.settings import settings
 from core.storage import write_durably
 from pipeline import dataset, execution, models, processes, runs
+from pipeline.curve import read_curve
 from pipeline.imports import stage_pixels
 from pipeline.orchestrator import Orchestrator
 from pipeline.params import load
@@ -377,3 +379,70 @@ def test_a_dataset_version_of_a_killed_run_that_nobody_resumed_is_recorded_by_th
     figures = {s["name"]: s["figures"] for s in runs.show_run(run_id)["stages"]}
     assert figures["ingest"]["untrained_images"] == 46
     assert figures["merge"]["duplicates"] == 0
+
+
+def test_training_goes_on_while_mlflow_is_away_and_its_whole_curve_is_there_afterwards(
+    home: Path, live_mlflow: MlflowServer
+) -> None:
+    edit(home, train={**PARAMS["train"], "epochs": 150})
+    with working():
+        run_id = ask()
+        wait_until(lambda: len(curve(run_id)) >= 3)
+        held = process("train", run_id)
+        held.send_signal(signal.SIGSTOP)
+        live_mlflow.stop()
+        seen = len(curve(run_id))
+        held.send_signal(signal.SIGCONT)
+        wait_until(lambda: len(curve(run_id)) > seen + 2)
+    assert stages(run_id)["train"] == "interrupted"
+    trained = len(recorded(home, run_id))
+    with working():  # another one, to which nobody says how far the first had come
+        runs.request_resume(run_id, requested_by="test")
+        wait_until(lambda: stages(run_id)["train"] == "succeeded")
+        runs.request_cancel(run_id, requested_by="test")
+        assert finish(run_id)["status"] == "cancelled"
+        live_mlflow.start()
+        mlflow_run = runs.show_run(run_id)["mlflow_run_id"]
+        wait_until(lambda: statuses(live_mlflow)[mlflow_run] == "KILLED")
+    epochs = recorded(home, run_id)
+    assert trained < len(epochs)
+    assert sorted(set(epochs)) == list(range(1, 151))
+    assert [step for step, _ in live_mlflow.points(mlflow_run, "train_loss")] == epochs
+    assert [figures["epoch"] for figures in curve(run_id)] == epochs
+
+
+def test_a_training_that_began_without_mlflow_has_its_curve_beside_the_version(
+    home: Path, live_mlflow: MlflowServer
+) -> None:
+    with working():
+        run_id = ask()
+        held = process("version", run_id)
+        held.send_signal(signal.SIGSTOP)
+        wait_until(lambda: stages(run_id).get("version") == "running")
+        live_mlflow.stop()
+        held.send_signal(signal.SIGCONT)
+        wait_until(lambda: stages(run_id).get("train") == "succeeded")
+        assert runs.show_run(run_id)["mlflow_run_id"] is None
+        live_mlflow.start()
+        wait_until(lambda: stages(run_id).get("register") == "succeeded")
+        runs.request_cancel(run_id, requested_by="test")
+        finish(run_id)
+        with Registry(live_mlflow.url) as registry:
+            made = registry.version(MODEL, runs.show_run(run_id)["version"])
+        assert made.run_id == runs.show_run(run_id)["mlflow_run_id"]
+        wait_until(lambda: len(live_mlflow.points(made.run_id, "train_loss")) == 1)
+
+
+def statuses(mlflow: MlflowServer) -> dict[str, str]:
+    return {run["info"]["run_id"]: run["info"]["status"] for run in mlflow.runs(MODEL)}
+
+
+def recorded(home: Path, run_id: int) -> list[int]:
+    return [figures["epoch"] for figures in read_curve(home / "runs" / str(run_id) / "metrics.jsonl").epochs]
+
+
+def curve(run_id: int) -> list[dict[str, Any]]:
+    """As those who follow the run are told it."""
+    with session() as db:
+        told = select(Transition.figures).where(Transition.run_id == run_id, Transition.status == "epoch")
+        return list(db.scalars(told.order_by(Transition.id)))

@@ -9,10 +9,16 @@ Takes some eight seconds to start: share one among the tests of a module (`scope
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import httpx
+import psutil
 
 from tests.support.processes import free_port, stop_group, wait_for_http
 
@@ -58,6 +64,47 @@ class MlflowServer:
                 start_new_session=True,
             )
         wait_for_http(f"{self.url}/health", self._process, log, START_TIMEOUT_SECONDS)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It accepts and never answers, while the block lasts."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes since they began."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        times = [each.cpu_times() for each in (server, *server.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+    def runs(self, experiment: str) -> list[dict[str, Any]]:
+        """As it tells them; empty without that experiment."""
+        found = self._get("experiments/get-by-name", experiment_name=experiment)
+        if found is None:
+            return []
+        body = {"experiment_ids": [found["experiment"]["experiment_id"]]}
+        answer = httpx.post(f"{self.url}/api/2.0/mlflow/runs/search", json=body, timeout=30)
+        runs: list[dict[str, Any]] = answer.raise_for_status().json().get("runs", [])
+        return runs
+
+    def points(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """Step and value of each point of a curve, in the order of their times."""
+        told = self._get("metrics/get-history", run_id=run_id, metric_key=key)
+        assert told is not None
+        points = sorted(told.get("metrics", []), key=lambda point: int(point["timestamp"]))
+        return [(int(point.get("step", 0)), float(point["value"])) for point in points]
+
+    def _get(self, endpoint: str, **params: str) -> dict[str, Any] | None:
+        answer = httpx.get(f"{self.url}/api/2.0/mlflow/{endpoint}", params=params, timeout=30)
+        if answer.status_code == 404:
+            return None
+        told: dict[str, Any] = answer.raise_for_status().json()
+        return told
 
     def stop(self) -> None:
         if self._process is not None:

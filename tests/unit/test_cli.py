@@ -424,6 +424,16 @@ def test_why_a_stage_failed_is_told_by_its_run_only() -> None:
     assert sentence(Event(8, "train", "failed", "it is Friday", {})) == "  train      failed"
 
 
+def test_an_epoch_tells_how_long_training_still_takes() -> None:
+    figures = {"epoch": 3, "epochs": 8, "train_loss": 0.4123, "validation_accuracy": 0.85, "seconds_left": 80}
+    assert (
+        sentence(Event(7, "train", "epoch", None, figures))
+        == "  train      epoch 3/8: loss 0.412, 85.0 % of validation right, 1 min 20 s left"
+    )
+    last = figures | {"epoch": 8, "validation_accuracy": None, "seconds_left": 0.0}
+    assert sentence(Event(8, "train", "epoch", None, last)) == "  train      epoch 8/8: loss 0.412"
+
+
 def test_the_addresses_begin_with_the_page_to_draw_on(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_addresses()
     lines = capsys.readouterr().out.split("Emend is up.\n")[1].splitlines()

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api import monitoring
 from core import gpu, web
-from core.gpu import Gpu, Sampler
+from core.gpu import Gpu
 from core.settings import settings
 from tests.support.docker_engine import PASSWORD, container, docker_engine
 from tests.support.http_server import http_client
@@ -153,27 +153,3 @@ def test_cards_are_told_with_what_each_tells(monkeypatch: pytest.MonkeyPatch) ->
         Gpu(1, "0000-1", "Card 1", None, 3 << 30, 8 << 30, 62),
     ]
     assert driver.open == 0
-
-
-def test_samples_are_of_the_training_card_alone_and_taken_once() -> None:
-    looks = iter(
-        [
-            [Gpu(0, "a", "A", 0.1, 9, 10, None), Gpu(1, "b", "B", 0.5, 4, 10, None)],
-            [Gpu(0, "a", "A", 0.1, 9, 10, None), Gpu(1, "b", "B", 1.0, 6, 10, None)],
-            [],  # the driver is gone: the sampler ends
-        ]
-    )
-    sampler = Sampler("b", lambda: (next(looks), None), seconds=0.01)
-    with sampler:
-        sampler.wait(20)
-        assert sampler.take() == {"gpu_utilisation": 0.75, "gpu_memory_bytes": 6}
-        assert sampler.take() == {}
-
-
-def test_nothing_is_looked_at_where_training_is_on_the_cpu() -> None:
-    def look() -> tuple[list[Gpu], str | None]:
-        raise AssertionError("looked")
-
-    with Sampler(None, look) as sampler:
-        pass
-    assert sampler.take() == {}

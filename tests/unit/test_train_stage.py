@@ -18,9 +18,10 @@ import yaml
 from core.images import encode_png, name_of
 from core.storage import write_json
 from pipeline import dataset
+from pipeline.curve import read_curve
 from pipeline.dataset import Category
 from pipeline.stages import Result, StageError, StageRun, read_json
-from pipeline.stages.train import decide_outputs, training_data
+from pipeline.stages.train import Curve, decide_outputs, training_data
 from pipeline.stages.train import work as work_or_follow
 from pipeline.training.classifier import much_is_new
 from pipeline.training.config import TrainingConfig
@@ -91,7 +92,9 @@ def test_what_people_said_counts_more_samples_too_than_what_was_imported(tmp_pat
     assert [round(float(w / weights[0]), 3) for w in weights[:6]] == [1, 1, 8, 8, 8, 1]
 
 
-def test_the_stage_writes_the_model_its_figures_and_its_curve(tmp_path: Path) -> None:
+def test_the_stage_writes_the_model_its_figures_and_its_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_home(tmp_path, {"ant": "active", "bee": "active", "cow": "pending"})
     result = work(StageRun(tmp_path, 12))
     assert {path.name for path in (tmp_path / "model").iterdir()} == FILES
@@ -104,6 +107,11 @@ def test_the_stage_writes_the_model_its_figures_and_its_curve(tmp_path: Path) ->
     ]
     assert [epoch["epoch"] for epoch in curve] == [1, 2, 3, 4]
     assert curve[-1]["validation_accuracy"] == result.figures["validation_accuracy"]
+    assert len({epoch["at"] for epoch in curve}) == 4  # forwarded twice, it is the same point
+    assert all(epoch["process_memory_bytes"] > 1_000_000 for epoch in curve)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert said[0].endswith(" s left")
+    assert not said[-1].endswith(" s left")
     assert not (tmp_path / "runs" / "12" / "checkpoints").exists()
     assert json.dumps(result.as_json())
 
@@ -198,6 +206,16 @@ def test_a_process_that_is_killed_ends_the_training_and_the_run_goes_on_from_its
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "going on after epoch" in said
     assert read_json(tmp_path / "runs/1/train.json")["figures"]["epochs"] == 20
+
+
+def test_a_curve_whose_last_line_was_cut_off_goes_on_with_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2, "train_l')
+    curve = Curve(path)
+    assert curve.last == {"epoch": 1}
+    figures = {"epoch": 2, "epochs": 2, "train_loss": 0.5, "validation_accuracy": None, "seconds": 1.0}
+    curve.add(figures | {"images_per_second": 100.0, "seconds_left": 0.0})
+    assert [epoch["epoch"] for epoch in read_curve(path).epochs] == [1, 2]
 
 
 def test_a_new_category_grows_the_champions_outputs_and_training_is_gentle(tmp_path: Path) -> None:

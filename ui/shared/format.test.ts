@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, counted, duration, percent, sentence } from "./format.ts";
+import { ago, counted, duration, percent, sentence, size } from "./format.ts";
 
 describe("shares", () => {
   it.each([
@@ -52,4 +52,13 @@ describe("how long ago", () => {
     [7200, "2 hours ago"],
     [3 * 86400, "3 days ago"],
   ])("%s seconds", (seconds, written) => expect(ago(new Date(now - seconds * 1000), now)).toBe(written));
+});
+
+it.each([
+  [312e6, "312\u00a0MB"],
+  [999_900_000, "1.0\u00a0GB"],
+  [4.83e9, "4.8\u00a0GB"],
+  [150.75e9, "151\u00a0GB"],
+])("%s bytes are %s", (bytes, words) => {
+  expect(size(bytes)).toBe(words);
 });

@@ -21,6 +21,12 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")} min`;
 }
 
+/** "0.9 GB", "312 MB": powers of ten, as disks and MLflow count. */
+export function size(bytes: number): string {
+  if (bytes < 999.5e6) return `${Math.round(bytes / 1e6)}${SPACE}MB`;
+  return `${(bytes / 1e9).toFixed(bytes < 99.95e9 ? 1 : 0)}${SPACE}GB`;
+}
+
 const COUNT = new Intl.NumberFormat("en");
 export function count(number: number): string {
   return COUNT.format(number);

@@ -60,7 +60,22 @@ export type Change = JudgedCorrection["change"];
 export type GateRule = Schemas["GateRule"];
 export type Epoch = Pick<
   Schemas["Epoch"],
-  "epoch" | "epochs" | "train_loss" | "validation_loss" | "validation_accuracy" | "seconds"
+  | "epoch"
+  | "epochs"
+  | "train_loss"
+  | "validation_loss"
+  | "validation_accuracy"
+  | "seconds"
+  | "seconds_left"
+  | "at"
+  | "cpu_utilisation"
+  | "process_cpu_utilisation"
+  | "memory_bytes"
+  | "memory_total_bytes"
+  | "process_memory_bytes"
+  | "gpu_utilisation"
+  | "gpu_memory_bytes"
+  | "gpu_memory_total_bytes"
 >;
 export type Added = Schemas["Added"];
 export type AddedImage = Schemas["AddedImage"];

@@ -120,14 +120,36 @@ test("time left is told roughly, and a stage that takes much longer than it did 
   expect(timeLeft(training, null, NOW)).toBe("how long it takes is not known");
 });
 
-test("epochs to come take what those before took", () => {
-  expect(
-    epochsLeftSeconds([
-      { epoch: 1, epochs: 4, seconds: 2 },
-      { epoch: 2, epochs: 4, seconds: 4 },
-    ]),
-  ).toBe(6);
-  expect(epochsLeftSeconds([])).toBeNull();
+const TRAINING = stage("train", "running", null);
+const over = (seconds: number) => new Date(NOW - 1000 * seconds).toISOString();
+
+test("epochs to come take what those before took, where training does not say it itself", () => {
+  const epochs = [
+    { epoch: 1, epochs: 4, seconds: 2 },
+    { epoch: 2, epochs: 4, seconds: 4 },
+  ];
+  expect(epochsLeftSeconds(epochs, TRAINING, NOW)).toBe(6);
+  expect(epochsLeftSeconds([], TRAINING, NOW)).toBeNull();
+});
+
+test("training's time left runs down between epochs, and an epoch that takes long takes none from the next", () => {
+  const at = (seconds: number) =>
+    epochsLeftSeconds([{ epoch: 2, epochs: 4, seconds_left: 8, at: over(seconds) }], TRAINING, NOW);
+  expect([at(-1), at(0), at(3), at(4), at(9)]).toEqual([8, 8, 5, 4, 4]);
+});
+
+test("no time is left after the last epoch, nor told when training is not at work", () => {
+  const last = [{ epoch: 4, epochs: 4, seconds_left: 0, at: over(1) }];
+  expect(epochsLeftSeconds(last, TRAINING, NOW)).toBe(0);
+  const third = [{ epoch: 3, epochs: 4, seconds_left: 5, at: over(1) }];
+  for (const status of ["succeeded", "failed", "interrupted"] as const)
+    expect(epochsLeftSeconds(third, stage("train", status, 9), NOW)).toBeNull();
+  expect(epochsLeftSeconds(third, undefined, NOW)).toBeNull();
+});
+
+test("after a resume the time counts from when the stage began again", () => {
+  const anHourAgo = [{ epoch: 2, epochs: 4, seconds_left: 50, at: over(3600) }];
+  expect(epochsLeftSeconds(anHourAgo, TRAINING, NOW)).toBe(40); // TRAINING began 10 s ago
 });
 
 test("what passed while promotion was paused is not said to be promoted", () => {

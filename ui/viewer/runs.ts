@@ -4,7 +4,15 @@ import { useEffect, useMemo, useRef } from "react";
 import { duration } from "../shared/format.ts";
 import { useLive } from "../shared/live.ts";
 import { isActive, type Run, STAGES, type StageName, type StageOfRun } from "../shared/runs.ts";
-import { askOverview, askRun, askRuns, type RunEstimate, type RunFilter, type RunPage } from "./data.ts";
+import {
+  askOverview,
+  askRun,
+  askRuns,
+  type Epoch,
+  type RunEstimate,
+  type RunFilter,
+  type RunPage,
+} from "./data.ts";
 
 const GATHERED_MS = 200; // transitions come in bursts: one question for all of a run's
 const OVERVIEW_MS = 10_000; // corrections come in without a transition
@@ -148,14 +156,32 @@ export function roughly(seconds: number): string {
   return seconds < 9.95 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds);
 }
 
-/** Seconds that the epochs still to come take, at the pace of those done; null before the first. */
+/**
+ * Seconds until training's last epoch is over: what the newest one said, less the time since; null before the first and
+ * while training is not at work. After a resume the time counts from when the stage began again. An epoch that takes
+ * longer than those before it takes nothing from those after it.
+ */
 export function epochsLeftSeconds(
-  epochs: readonly { epoch: number; epochs?: number | null; seconds?: number | null }[],
+  epochs: readonly Pick<Epoch, "epoch" | "epochs" | "seconds" | "seconds_left" | "at">[],
+  train: Pick<StageOfRun, "status" | "started_at"> | undefined,
+  now: number,
 ): number | null {
   const last = epochs.at(-1);
+  if (train?.status !== "running" || !last?.epochs) return null;
+  const toCome = last.epochs - last.epoch;
+  if (toCome <= 0) return 0;
+  const whole = last.seconds_left ?? secondsOf(epochs, toCome);
+  if (whole === null) return null;
+  const since = last.at ? Math.max(Date.parse(last.at), Date.parse(train.started_at)) : now;
+  const elapsed = Math.max(0, (now - since) / 1000);
+  return Math.max((whole * (toCome - 1)) / toCome, whole - elapsed);
+}
+
+/** So many epochs, at the pace of those done. */
+function secondsOf(epochs: readonly Pick<Epoch, "seconds">[], count: number): number | null {
   const timed = epochs.flatMap(({ seconds }) => (typeof seconds === "number" ? [seconds] : []));
-  if (!last?.epochs || timed.length === 0) return null;
-  return ((last.epochs - last.epoch) * timed.reduce((sum, seconds) => sum + seconds, 0)) / timed.length;
+  if (timed.length === 0) return null;
+  return (count * timed.reduce((sum, seconds) => sum + seconds, 0)) / timed.length;
 }
 
 /** One word a state where there is room for no more; StatusMark has the whole one. */

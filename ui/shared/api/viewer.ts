@@ -585,18 +585,50 @@ export interface components {
     };
     /** Epoch */
     Epoch: {
+      /**
+       * At
+       * @description When it was over.
+       */
+      at?: string | null;
+      /**
+       * Cpu Utilisation
+       * @description Of all cores, 0..1, as the GPU's.
+       */
+      cpu_utilisation?: number | null;
       /** Device */
       device?: string | null;
       /** Epoch */
       epoch: number;
       /** Epochs */
       epochs?: number | null;
+      /** Gpu Memory Bytes */
+      gpu_memory_bytes?: number | null;
+      /** Gpu Memory Total Bytes */
+      gpu_memory_total_bytes?: number | null;
+      /** Gpu Utilisation */
+      gpu_utilisation?: number | null;
       /** Images Per Second */
       images_per_second?: number | null;
       /** Learning Rate */
       learning_rate?: number | null;
+      /** Memory Bytes */
+      memory_bytes?: number | null;
+      /** Memory Total Bytes */
+      memory_total_bytes?: number | null;
+      /**
+       * Process Cpu Utilisation
+       * @description Training's own share.
+       */
+      process_cpu_utilisation?: number | null;
+      /** Process Memory Bytes */
+      process_memory_bytes?: number | null;
       /** Seconds */
       seconds?: number | null;
+      /**
+       * Seconds Left
+       * @description Until the last epoch is over, at this pace.
+       */
+      seconds_left?: number | null;
       /** Train Loss */
       train_loss?: number | null;
       /** Validation Accuracy */

@@ -34,7 +34,7 @@ export function Run({ runId }: { runId: number }) {
   useLive((event) => {
     if (event.run_id !== runId) return;
     if (event.status === "epoch") {
-      const epoch = event.figures as unknown as Epoch;
+      const epoch = { at: event.at, ...(event.figures as unknown as Epoch) };
       setEpochs((before) => [...before.filter((one) => one.epoch < epoch.epoch), epoch]);
       return;
     }
@@ -159,7 +159,7 @@ function Loaded({ run, live }: { run: RunShape; live: readonly Epoch[] }) {
         <Card title="Training">
           {epochs.length > 0 ? (
             <Suspense fallback={<Loading what="the curve" lines={8} />}>
-              <Curve epochs={epochs} />
+              <Curve epochs={epochs} train={run.stages.find(({ name }) => name === "train")} />
             </Suspense>
           ) : (
             <p className="run-no-curve soft">

@@ -1,15 +1,22 @@
-/** Training, epoch by epoch: accuracy on the validation images and loss, live; as a table too. */
+/** Training, epoch by epoch: accuracy on the validation images and loss, live, with the time left; as a table too. */
 import { useEffect, useRef, useSyncExternalStore } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { DataTable } from "../../shared/components/DataTable.tsx";
 import { duration, percent } from "../../shared/format.ts";
+import type { StageOfRun } from "../../shared/runs.ts";
 import type { Epoch } from "../data.ts";
 import "./Curve.css";
+import { Busy, TimeLeft } from "./TrainingNow.tsx";
 
 const HEIGHT = 240;
 
-export function Curve({ epochs }: { epochs: readonly Epoch[] }) {
+interface Props {
+  epochs: readonly Epoch[];
+  train: StageOfRun | undefined;
+}
+
+export function Curve({ epochs, train }: Props) {
   const last = epochs.at(-1);
   return (
     <figure className="curve">
@@ -26,6 +33,8 @@ export function Curve({ epochs }: { epochs: readonly Epoch[] }) {
               : ""
           }`}
       </p>
+      <TimeLeft epochs={epochs} train={train} />
+      {last && <Busy epoch={last} />}
       <details className="curve-table">
         <summary>As a table</summary>
         <DataTable
@@ -45,12 +54,24 @@ export function Curve({ epochs }: { epochs: readonly Epoch[] }) {
               cell: ({ seconds }) => (typeof seconds === "number" ? duration(seconds) : "–"),
               numeric: true,
             },
+            ...BUSY.filter(({ key }) => epochs.some((row) => typeof row[key] === "number")).map(
+              ({ key, name }) => ({
+                name,
+                cell: (row: Epoch) => (typeof row[key] === "number" ? percent(row[key], 0) : "–"),
+                numeric: true,
+              }),
+            ),
           ]}
         />
       </details>
     </figure>
   );
 }
+
+const BUSY = [
+  { key: "cpu_utilisation", name: "CPU" },
+  { key: "gpu_utilisation", name: "GPU" },
+] as const;
 
 const lossOf = (epoch: Epoch): number | null => epoch.train_loss ?? null;
 

@@ -17,8 +17,8 @@ interface Props {
 
 export function StageRail({ run, estimate, epochs, chosen, choose }: Props) {
   const now = useNow(isActive(run));
-  const training = run.stages.find(({ name, status }) => name === "train" && status === "running");
-  const left = timeLeft(run, estimate, now, training ? epochsLeftSeconds(epochs) : null);
+  const train = run.stages.find(({ name }) => name === "train");
+  const left = timeLeft(run, estimate, now, epochsLeftSeconds(epochs, train, now));
   const lastBegun = run.stages.at(-1)?.name;
   const spent = run.stages.reduce((sum, stage) => sum + (stageSeconds(stage, now) ?? 0), 0);
   const isWhole = run.stages.length > 0;

@@ -6,6 +6,7 @@ import { pair } from "./Compare.tsx";
 import { Intervals, ticksOf } from "./Intervals.tsx";
 import { matching } from "./LabelPicker.tsx";
 import { flat, written } from "./Params.tsx";
+import { Busy, busyInWords, TimeLeft } from "./TrainingNow.tsx";
 import { Categories, mistakesOf, VerdictSentence } from "./Verdict.tsx";
 
 test("ticks are round, and within", () => {
@@ -67,6 +68,56 @@ test("training that began anew replaces the epochs of the attempt before", () =>
   expect(
     joined([epoch(1, 9), epoch(2, 8)], [epoch(2, 7), epoch(3, 6)]).map(({ train_loss }) => train_loss),
   ).toEqual([9, 7, 6]);
+});
+
+test("the time left of training goes when training does", () => {
+  const now = Date.now();
+  const train = {
+    name: "train",
+    status: "running",
+    attempt: 1,
+    started_at: new Date(now - 60_000).toISOString(),
+    finished_at: null,
+    duration_seconds: null,
+    figures: {},
+    message: null,
+  } as const;
+  const epoch = {
+    epoch: 2,
+    epochs: 4,
+    seconds_left: 100.4,
+    at: new Date(now).toISOString(),
+    cpu_utilisation: 0.5,
+  };
+  const { rerender } = render(<TimeLeft epochs={[epoch]} train={train} />);
+  expect(screen.getByText("About 1 min 40 s of training left")).toBeTruthy();
+  rerender(<TimeLeft epochs={[epoch]} train={{ ...train, status: "succeeded" }} />);
+  expect(screen.queryByText(/left/)).toBeNull();
+  rerender(<TimeLeft epochs={[{ ...epoch, epoch: 4, seconds_left: 0 }]} train={train} />);
+  expect(screen.queryByText(/left/)).toBeNull();
+  rerender(<Busy epoch={epoch} />);
+  expect(screen.getByText(/In this epoch: CPU 50/)).toBeTruthy();
+});
+
+test("what the machine did is told with what of it was training", () => {
+  const plain = (words: string[]) => words.map((one) => one.replaceAll("\u00a0", " "));
+  const figures = {
+    epoch: 1,
+    cpu_utilisation: 0.94,
+    process_cpu_utilisation: 0.875,
+    memory_bytes: 3.1e9,
+    memory_total_bytes: 8.2e9,
+    process_memory_bytes: 912e6,
+    gpu_utilisation: 0.5,
+    gpu_memory_bytes: 4.83e9,
+    gpu_memory_total_bytes: 151e9,
+  };
+  expect(plain(busyInWords(figures))).toEqual([
+    "CPU 94 % busy, 88 % by training",
+    "memory 3.1 GB of 8.2 GB, 912 MB by training",
+    "GPU 50 % busy, memory 4.8 GB of 151 GB",
+  ]);
+  expect(busyInWords({ epoch: 1 })).toEqual([]);
 });
 
 test("two versions are compared: those asked for, else the live one with the newest other", () => {

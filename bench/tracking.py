@@ -1,0 +1,225 @@
+"""What tracking costs training: the stage as it is, and with no curve written, nothing sampled, nothing forwarded.
+
+    python -m bench.tracking ../shared/data/quickdraw10 [--rounds 5] [--limit 1000] [--epochs 4]
+
+Each round trains the same home twice, in turns, in processes of their own: once with `metrics.jsonl`, the sampler of
+CPU, memory and GPU, and `pipeline/tracking.py` in this process forwarding to a real MLflow server, once with none of
+these (the server idles). What an orchestrator writes to PostgreSQL for the viewer, a row an epoch, is not in it.
+Prints each round, then as its last line one JSON object with medians:
+
+- ratio: time of training with tracking, divided by that without. Its goal: 1.01 at most;
+- cpu_ratio: the same of the training process's CPU time;
+- in_training: what the process itself spent on it (each epoch's report, and the sampler's CPU), as a share of its time;
+- beside: CPU of forwarding and of the MLflow server beyond what it takes idling, as a share of training's time.
+
+Two trainings of a few seconds on busy cores differ by several percent of themselves: `in_training` is then the better
+figure. Tried so far on 2 cores (x86-64) with other work on them (load 2 to 4), torch 2.15, Python 3.11, two rounds with
+`--limit 100 --epochs 3`, 18 s each: in_training 0.0006, beside 0.012 (most of it once a run), ratio 0.94 and 1.08. On a
+quiet machine: not measured yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+
+import core.machine
+from core.images import encode_png, name_of, split_of
+from core.storage import write_json
+from pipeline import dataset
+from pipeline.dataset import Category
+from pipeline.stages import StageRun, train
+from pipeline.tracking import TrackedRun, Tracking
+from pipeline.workspace import PRESETS
+from tests.support.mlflow_server import MlflowServer
+
+LIMIT = 1.01
+MODEL = "doodles"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a folder of <category>.npy bitmaps")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=1000, help="drawings of each category")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--train", choices=["tracked", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.train:
+        print(json.dumps(train_here(given.source, given.run, is_tracked=given.train == "tracked")))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="emend-bench-"))
+    try:
+        write_home(folder / MODEL, given.source, given.limit, given.epochs)
+        with MlflowServer(folder / "mlflow") as mlflow:
+            rounds = [measure(folder / MODEL, mlflow, number) for number in range(1, given.rounds + 1)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    medians = {
+        name: round(statistics.median(each[name] for each in rounds), 4)
+        for name in ("ratio", "cpu_ratio", "in_training", "beside", "seconds")
+    }
+    print(
+        json.dumps(
+            {
+                "bench": "tracking",
+                "rounds": given.rounds,
+                "epochs": given.epochs,
+                **medians,
+                "limit": LIMIT,
+                "within": medians["ratio"] <= LIMIT,
+                "cores": os.cpu_count(),
+                "load_average": round(os.getloadavg()[0], 1),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            }
+        )
+    )
+
+
+def measure(home: Path, mlflow: MlflowServer, number: int) -> dict[str, float]:
+    """One training of each kind, the other first every second time."""
+    kinds = ["tracked", "bare"] if number % 2 else ["bare", "tracked"]
+    told = {kind: measure_one(home, mlflow, kind, 2 * number + place) for place, kind in enumerate(kinds)}
+    tracked, bare = told["tracked"], told["bare"]
+    figures = {
+        "ratio": tracked["seconds"] / bare["seconds"],
+        "cpu_ratio": tracked["cpu_seconds"] / bare["cpu_seconds"],
+        "in_training": tracked["tracking_seconds"] / tracked["seconds"],
+        "beside": tracked["beside_share"] - bare["beside_share"],
+        "seconds": tracked["seconds"],
+    }
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    print(f"round {number}: {shown}", file=sys.stderr)
+    return figures
+
+
+def measure_one(home: Path, mlflow: MlflowServer, kind: str, run_id: int) -> dict[str, float]:
+    """In a process of its own, with this one in the orchestrator's place."""
+    run = TrackedRun(run_id, MODEL, home / "runs" / str(run_id), datetime.now(UTC))
+    run.folder.mkdir(parents=True)
+    tracking = Tracking(mlflow.url, made=lambda *_: None)
+    server, here = mlflow.cpu_seconds(), time.process_time()
+    if kind == "tracked":
+        tracking.follow(run, None)
+    command = [sys.executable, "-m", "bench.tracking", str(home), "--train", kind, "--run", str(run_id)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    figures: dict[str, float] = json.loads(printed.splitlines()[-1])
+    if kind == "tracked" and not tracking.flush(run_id, 60):
+        raise RuntimeError(f"MLflow did not get the curve: {tracking.trouble(run_id)}")
+    beside = mlflow.cpu_seconds() - server + time.process_time() - here
+    tracking.close()
+    return figures | {"beside_share": beside / figures["seconds"]}
+
+
+def train_here(home: Path, run_id: int, *, is_tracked: bool) -> dict[str, float]:
+    """The stage itself. tracking_seconds: what it spent on that."""
+    train.warm_up()
+    spent = Spent()
+    if is_tracked:
+        spent.count()
+    else:
+        leave_out()
+    began, cpu_began = time.perf_counter(), time.process_time()
+    train.work(StageRun(home, run_id))
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "tracking_seconds": spent.seconds}
+
+
+class Spent:
+    """Time in the report of each epoch, and the CPU time of the sampler's thread."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def count(self) -> None:
+        spent = self
+
+        class CountedSampler(core.machine.Sampler):
+            def take(self) -> dict[str, float | int]:
+                began = time.perf_counter()
+                figures = super().take()
+                spent.seconds += time.perf_counter() - began
+                return figures
+
+            def _run(self) -> None:
+                super()._run()
+                spent.seconds += time.thread_time()
+
+        class CountedCurve(train.Curve):
+            def add(self, figures: dict[str, Any]) -> None:
+                began = time.perf_counter()
+                super().add(figures)
+                spent.seconds += time.perf_counter() - began
+
+        core.machine.Sampler = CountedSampler  # type: ignore[misc]
+        train.Curve = CountedCurve  # type: ignore[misc]
+
+
+def leave_out() -> None:
+    class NoSampler(core.machine.Sampler):
+        def __enter__(self) -> NoSampler:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def take(self) -> dict[str, float | int]:
+            return {}
+
+    class NoCurve(train.Curve):
+        def add(self, figures: dict[str, Any]) -> None:
+            self.last = figures
+
+    core.machine.Sampler = NoSampler  # type: ignore[misc]
+    train.Curve = NoCurve  # type: ignore[misc]
+
+
+def write_home(home: Path, source: Path, limit: int, epochs: int) -> None:
+    """Drawings as one shard, split as the product does, with the preset's parameters but for the epochs."""
+    names = sorted(path.stem for path in source.glob("*.npy"))
+    rows = []
+    for category, name in enumerate(names):
+        for pixels in np.load(source / f"{name}.npy", mmap_mode="r")[:limit].reshape(-1, 28, 28):
+            sha256 = name_of(pixels)
+            rows.append(
+                {
+                    "sha256": sha256,
+                    "image": {"bytes": encode_png(np.ascontiguousarray(pixels)), "path": f"{sha256}.png"},
+                    "label": name,
+                    "category_id": category,
+                    "split": split_of(sha256),
+                    "source": "import",
+                    "labelled_at": datetime(2026, 1, 1, tzinfo=UTC),
+                }
+            )
+    (home / "dataset").mkdir(parents=True)
+    dataset.write_shard(dataset.shard_path(home, 1), pa.Table.from_pylist(rows, dataset.SCHEMA))
+    categories = [Category(number, name, "active") for number, name in enumerate(names)]
+    write_json(home / "dataset" / "categories.json", dataset.categories_json(categories))
+    params = yaml.safe_load(PRESETS["doodles"].read_text())
+    params["train"]["epochs"] = epochs
+    (home / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+if __name__ == "__main__":
+    main()
