@@ -71,11 +71,12 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Material:
-    """What is the same for all seeds. starter: those to train on. learnable: bool (N,), the pool's whose hash does not
-    keep them out of training."""
+    """What is the same for all seeds. starter: those to train on; validation: those not to. learnable: bool (N,), the
+    pool's whose hash does not keep them out of training."""
 
     categories: int
     starter: Drawings
+    validation: Drawings
     pool: Drawings
     learnable: NDArray[np.bool_]
     test: Drawings
@@ -150,7 +151,9 @@ def gather(real: Path, categories: int, images: int | None) -> Material:
     pixels, labels = generate(each, STARTER_SEED)
     drawn = len(names) * each  # category after category
     starter = Drawings(pixels[:drawn], np.array([names.index(label) for label in labels[:drawn]], np.int64))
-    return Material(len(names), starter.of(is_learnable(starter)), pool, is_learnable(pool), test)
+    split, learnable = splits(starter), splits(pool) == "train"
+    training, validation = starter.of(split == "train"), starter.of(split == "validation")
+    return Material(len(names), training, validation, pool, learnable, test)
 
 
 def read(real: Path, names: Sequence[str], rows: slice, images: int | None) -> Drawings:
@@ -160,8 +163,9 @@ def read(real: Path, names: Sequence[str], rows: slice, images: int | None) -> D
     return Drawings(np.concatenate(parts), np.repeat(np.arange(len(names)), [len(part) for part in parts]))
 
 
-def is_learnable(drawings: Drawings) -> NDArray[np.bool_]:
-    return np.array([split_of(name_of(image)) == "train" for image in drawings.pixels])
+def splits(drawings: Drawings) -> NDArray[np.str_]:
+    """Of each drawing, as the product decides it."""
+    return np.array([split_of(name_of(image)) for image in drawings.pixels])
 
 
 def curve(material: Material, seed: int, config: TrainingConfig, folder: Path) -> list[Point]:
@@ -261,7 +265,7 @@ def config_of(kind: Literal["scratch", "retrain"], config: TrainingConfig, seed:
 
 
 def training_data(material: Material, said: NDArray[np.int64], config: TrainingConfig) -> TrainingData:
-    """The starter doodles, then what was said and may be learned. No validation: nothing depends on it."""
+    """The starter doodles, then what was said and may be learned."""
     learnable = material.learnable[said]
     learned, starter = material.pool.of(said[learnable]), material.starter
     targets = np.concatenate([starter.targets, learned.targets])
@@ -275,8 +279,8 @@ def training_data(material: Material, said: NDArray[np.int64], config: TrainingC
             persons=np.concatenate([np.full(len(starter.targets), ""), persons[learnable]]),
             config=config,
         ),
-        validation_pixels=starter.pixels[:0],
-        validation_targets=starter.targets[:0],
+        validation_pixels=material.validation.pixels,
+        validation_targets=material.validation.targets,
     )
 
 

@@ -104,6 +104,9 @@ class Classifier(Trainer):
 
     def prepare_dataset(self, data: TrainingData) -> None:
         self._data = data
+        # One that weighs three times as much is seen three times, with other random changes each time.
+        self._times = torch.from_numpy(data.weights).long().clamp_min(1)
+        self._passed_over = torch.arange(len(data.targets)).repeat_interleave(self._times)
         self._hold_images()
         self._batch_size = min(self.config.batch_size, len(data.targets))
         self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
@@ -117,7 +120,7 @@ class Classifier(Trainer):
     def _hold_images(self) -> None:
         self._pixels_of = _held(self._data.pixels, self._device)
         self._targets = torch.from_numpy(self._data.targets).to(self._device)
-        self._weights = torch.from_numpy(self._data.weights).to(self._device)
+        self._weights = (torch.from_numpy(self._data.weights) / self._times).to(self._device)
 
     def create_model(self, outputs: int, base: Path | None) -> None:
         torch.manual_seed(self.config.seed)
@@ -132,6 +135,8 @@ class Classifier(Trainer):
             if self.starts_from_base
             else (self.config.epochs, self.config.learning_rate)
         )
+        # What the champion knows, it knows of whole images: low resolution undoes more of it than it saves.
+        self._low_share = 0.0 if self.starts_from_base else self.config.low_resolution_share
         # channels_last with bfloat16 is 2 times as fast as neither on an AVX-512 CPU, and the figure is the same.
         self.network = network.to(self._device).to(memory_format=torch.channels_last)
         self._gradients = Gradients(self.network, self._device, self._threads, self.config.label_smoothing)
@@ -154,11 +159,12 @@ class Classifier(Trainer):
         self._epoch = epoch
         loss_sum = torch.zeros((), device=self._device)
         started = said = time.perf_counter()
-        for step, chosen in enumerate(batches(len(self._targets), self._batch_size, self._steps, generator)):
+        places = batches(len(self._passed_over), self._batch_size, self._steps, generator)
+        for step, chosen in enumerate(self._passed_over[each] for each in places):
             share = ((epoch - 1) * self._steps + step) / (self.epochs * self._steps)
             learning_rate = self._learning_rate * _one_cycle(share)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
-            self._size = self._low_size if share < self.config.low_resolution_share else self._full_size
+            self._size = self._low_size if share < self._low_share else self._full_size
             loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
             self._muon.step(learning_rate)
             self._adamw.step(learning_rate * ADAMW_SHARE)

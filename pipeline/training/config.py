@@ -35,7 +35,7 @@ class TrainingConfig(BaseModel):
         description="That train together on this machine: one for each GPU. On a CPU two give the bits of one.",
     )
     widths: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = Field(
-        (32, 64, 128),
+        (32, 48, 96),
         min_length=1,
         max_length=8,
         description="Channels of the network, one stage each; each stage halves the side.",
@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
     augmentation: Literal["none", "drawing", "photo"] = Field(
         description="Which random changes keep the label."
     )
-    epochs: int = Field(8, ge=1, le=10_000, description="Of a start from new weights. See `mode`.")
+    epochs: int = Field(4, ge=1, le=10_000, description="Of a start from new weights. See `mode`.")
     learning_rate: float = Field(
         0.24, gt=0, le=10, description="Its peak: the share of a filter's length that a step moves (Muon)."
     )
@@ -58,12 +58,12 @@ class TrainingConfig(BaseModel):
         le=1,
         description="Of the training images, the share that the champion has not seen above which `auto` starts anew.",
     )
-    warm_epochs: int = Field(3, ge=1, le=10_000, description="Of a warm start: the rest is learnt already.")
+    warm_epochs: int = Field(1, ge=1, le=10_000, description="Of a warm start: the rest is learnt already.")
     warm_learning_rate: float = Field(
-        0.02,
+        0.08,
         gt=0,
         le=10,
-        description="Gentle: a higher one changes many answers at random, and the gate cannot tell those from harm.",
+        description="Lower ones leave corrections wrong; higher ones change more answers at random.",
     )
     perturb: float = Field(
         0.0,
@@ -79,12 +79,14 @@ class TrainingConfig(BaseModel):
         description="Side of the images in the first steps, as a share of the whole side: half the work, and later "
         "steps make up for it.",
     )
-    low_resolution_share: float = Field(0.6, ge=0, le=1, description="Of all steps; 0 for none.")
+    low_resolution_share: float = Field(
+        0.6, ge=0, le=1, description="Of all steps of a start from new weights; 0 for none."
+    )
     batch_size: int = Field(
         256, ge=2, le=65536, description="Smaller measured no better; larger needs more epochs."
     )
     min_steps: int = Field(
-        40,
+        100,
         ge=1,
         le=100_000,
         description="Of an epoch: a small set is passed over several times, or nothing is learnt.",
@@ -97,10 +99,11 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")
     correction_weight: float = Field(
-        8.0,
+        16.0,
         ge=1,
         le=100,
-        description="Loss weight of corrected images: they are few, and where the model was wrong.",
+        description="How many times a corrected image is seen where another is seen once: they are few, and where the "
+        "model was wrong.",
     )
     person_share: float = Field(
         0.5,

@@ -39,7 +39,9 @@ def drawings(count: int, seed: int) -> Drawings:
 @pytest.fixture
 def material() -> Material:
     learnable = np.arange(120) % 5 != 0
-    return Material(2, drawings(32, seed=1), drawings(120, seed=2), learnable, drawings(40, seed=3))
+    return Material(
+        2, drawings(32, seed=1), drawings(8, seed=4), drawings(120, seed=2), learnable, drawings(40, seed=3)
+    )
 
 
 def said(*positions: int) -> NDArray[np.int64]:
@@ -77,7 +79,7 @@ def test_a_trial_is_never_longer_than_the_real_thing() -> None:
     assert shortened(CONFIG, 1, 30).model_dump() == CONFIG.model_dump() | {
         "epochs": 1,
         "warm_epochs": 1,
-        "min_steps": 1,
+        "min_steps": 2,
     }
 
 

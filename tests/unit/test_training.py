@@ -22,7 +22,7 @@ from pipeline.training.export import ExportFailed, describe, export_network, pat
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
 from pipeline.training.networks import Block, Network, images_of, misfit, start_from
 from pipeline.training.optimizer import orthogonal
-from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced
+from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -284,6 +284,49 @@ def test_weighted_images_decide_what_is_learnt() -> None:
     )
     flipped = replace(data, validation_targets=1 - data.validation_targets)
     assert accuracy(train(data), flipped) == 1.0
+
+
+def test_one_person_does_not_tip_what_many_images_say() -> None:
+    pixels, targets = lines(400)
+    lies = (targets == 0) & (np.arange(400) < 80)
+    said = np.where(lies, 1, targets)
+    persons = np.where(lies, "liar", "")
+
+    def right_without(bound: float) -> float | None:
+        config = CONFIG.model_copy(update={"person_share": bound})
+        weights = loss_weights(said, lies, persons, config)
+        return accuracy(train(TrainingData(pixels, said, weights, *lines(40, seed=1)), config), lines_data())
+
+    assert right_without(0.1) == 1.0
+    assert right_without(100) == 0.5  # upright lines are said to be level ones
+
+
+def test_a_category_of_a_handful_of_images_is_learnt_and_hurts_no_other() -> None:
+    pixels, targets = lines(400)
+    crosses = np.maximum(pixels[::2], pixels[1::2])  # an upright line and a level one
+    few = TrainingData(
+        np.concatenate([pixels, crosses[:5]]),
+        np.concatenate([targets, np.full(5, 2)]),
+        balanced(np.concatenate([targets, np.full(5, 2)]), CONFIG.balance),
+        np.concatenate([pixels, crosses[100:]]),
+        np.concatenate([targets, np.full(100, 2)]),
+    )
+    trainer = train(few, outputs=3)
+    assert accuracy(trainer, lines_data()) == 1.0
+    assert trainer.measure(crosses[100:], np.full(100, 2))[1] == 1.0
+
+
+def test_answers_are_averaged_over_mirror_images_only_where_validation_says_so() -> None:
+    assert bool(train(lines_data(), CONFIG.model_copy(update={"mirror": False})).network.mirrored) is False
+    slanted = np.zeros((96, 28, 28), np.uint8)
+    rng = np.random.default_rng(0)
+    for image, target in zip(slanted, np.arange(96) % 2, strict=True):  # a mirror makes one the other
+        steps = np.arange(2, 24)
+        image[steps + rng.integers(3), steps if target else 27 - steps] = 255
+    data = TrainingData(slanted, np.arange(96) % 2, np.ones(96, np.float32), slanted, np.arange(96) % 2)
+    trainer = train(data)
+    assert not trainer.network.mirrored
+    assert accuracy(trainer, data) == 1.0
 
 
 def test_colour_photos_of_another_size_train_with_the_same_code() -> None:
