@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
     augmentation: Literal["none", "drawing", "photo"] = Field(
         description="Which random changes keep the label."
     )
-    epochs: int = Field(4, ge=1, le=10_000, description="Of a start from new weights. See `mode`.")
+    epochs: int = Field(5, ge=1, le=10_000, description="Of a start from new weights. See `mode`.")
     learning_rate: float = Field(
         0.24, gt=0, le=10, description="Its peak: the share of a filter's length that a step moves (Muon)."
     )
