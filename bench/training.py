@@ -49,6 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="*", help="other than the preset's; several are compared")
     parser.add_argument("--seeds", type=int, default=5, help="each is trained with so many")
     parser.add_argument("--baseline", action="store_true", help="beside the training of bench/baseline.py")
+    parser.add_argument(
+        "--without", action="store_true", help="beside trainings that each lack one technique"
+    )
     parser.add_argument("--threads", type=int, help="other than the preset's")
+    parser.add_argument("--widths", type=int, nargs="*", help="other than the preset's")
     parser.add_argument("--limit", type=int, help="images of each category; all unless told")
     given = parser.parse_args()
     read = read_tar if given.source.suffix == ".tar" else read_bitmaps
@@ -84,12 +89,19 @@ def main() -> None:
     config = preset(given.preset)
     if given.threads is not None:
         config = config.model_copy(update={"threads": given.threads})
+    if given.widths:
+        config = config.model_copy(update={"widths": tuple(given.widths)})
     recipes: dict[str, Recipe] = {}
     if given.baseline:
         recipes["baseline"] = partial(measure_baseline, outputs=len(names))
     for epochs in given.epochs or [config.epochs]:
         ours = config.model_copy(update={"epochs": epochs})
         recipes[f"{epochs} epochs"] = partial(measure, outputs=len(names), config=ours)
+    if given.without:
+        recipes |= {
+            f"without {name}": partial(measure, outputs=len(names), config=config.model_copy(update=change))
+            for name, change in WITHOUT.items()
+        }
     found = compare(split_by_hash(pixels, targets), recipes, given.seeds)
     print(
         json.dumps(
@@ -104,6 +116,16 @@ def main() -> None:
             }
         )
     )
+
+
+# Each technique's share, by leaving it out.
+WITHOUT: dict[str, dict[str, Any]] = {
+    "low resolution first": {"low_resolution_share": 0.0},
+    "random changes": {"augmentation": "none"},
+    "mirror images": {"mirror": False},
+    "label smoothing": {"label_smoothing": 0.0},
+    "the second thread": {"threads": 1},
+}
 
 
 @dataclass(frozen=True)
