@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pipeline.starter import CATEGORIES, generate
 from pipeline.training.classifier import Classifier, best_device
 from pipeline.training.config import TrainingConfig
-from pipeline.training.networks import Network, images_of
+from pipeline.training.networks import ImageNetwork, images_of
 from pipeline.training.trainer import TrainingData
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "quickdraw10"
@@ -77,7 +77,7 @@ def measure(real: Path, rows: slice, count: int, params: TrainingConfig, *, say:
     }
 
 
-def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: TrainingConfig) -> Network:
+def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: TrainingConfig) -> ImageNetwork:
     data = TrainingData(
         pixels,
         targets,
@@ -91,7 +91,7 @@ def trained(pixels: NDArray[np.uint8], targets: NDArray[np.int64], params: Train
 
 
 @torch.inference_mode()
-def counts_of(network: Network, bitmaps: NDArray[np.uint8]) -> NDArray[np.int64]:
+def counts_of(network: ImageNetwork, bitmaps: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How many of the bitmaps (N, 784) got each answer."""
     logits = network(images_of(torch.from_numpy(bitmaps.reshape(-1, 28, 28))))
     return np.bincount(logits.argmax(1).numpy(), minlength=len(CATEGORIES))

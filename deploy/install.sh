@@ -4,7 +4,7 @@
 #
 # TORCH=auto: on Linux without an NVIDIA driver PyTorch's CPU wheels (200 MB) when PyTorch's own index answers,
 # else the ordinary ones (5 GB on Linux, with CUDA); what is installed stays. TORCH=cpu or TORCH=cuda decides by hand,
-# and replaces the other.
+# and replaces the other. torchvision comes from where torch comes from: one of the other's does not load.
 set -eu
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
@@ -29,23 +29,27 @@ uv() { "$VENV/bin/uv" "$@"; }
 has_nvidia() { [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; }
 
 has_torch() { "$VENV/bin/python" -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; }
-is_cpu_torch() {
-    "$VENV/bin/python" -c 'import importlib.metadata as m; raise SystemExit("+cpu" not in m.version("torch"))' 2>/dev/null
+is_cpu() {
+    "$VENV/bin/python" -c "import importlib.metadata as m; raise SystemExit('+cpu' not in m.version('$1'))" 2>/dev/null
 }
+is_cpu_torch() { is_cpu torch; }
 
 torch_cpu() {
-    pin=$(grep -E '^torch==' "$LOCK" | cut -d' ' -f1)
-    # The ordinary build's version satisfies the pin too.
-    if is_cpu_torch; then replace=; else replace="--reinstall-package torch"; fi
+    pins=$(grep -E '^(torch|torchvision)==' "$LOCK" | cut -d' ' -f1)
+    replace=
+    for package in torch torchvision; do
+        # The ordinary build's version satisfies the pin too.
+        is_cpu "$package" || replace="$replace --reinstall-package $package"
+    done
     # Answers or not: no retries and a short limit, so that a closed network costs seconds.
-    # shellcheck disable=SC2086 # $replace is meant to split
+    # shellcheck disable=SC2086 # $replace and $pins are meant to split
     UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 \
-        uv pip install --quiet --python "$VENV/bin/python" --no-deps --torch-backend cpu $replace "$pin" 2>/dev/null
+        uv pip install --quiet --python "$VENV/bin/python" --no-deps --torch-backend cpu $replace $pins 2>/dev/null
 }
 
 case "$TORCH" in
 cpu) torch_cpu || { echo "error: TORCH=cpu, but PyTorch's own index does not answer; use TORCH=cuda" >&2; exit 1; } ;;
-cuda) if is_cpu_torch; then uv pip uninstall --quiet --python "$VENV/bin/python" torch; fi ;;
+cuda) if is_cpu_torch; then uv pip uninstall --quiet --python "$VENV/bin/python" torch torchvision; fi ;;
 auto)
     if [ "$(uname -s)" = Linux ] && ! has_nvidia && { is_cpu_torch || ! has_torch; }; then
         echo "installing PyTorch's CPU wheels, if its own index answers (TORCH=cuda for the others)"

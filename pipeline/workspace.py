@@ -95,7 +95,8 @@ def create_home(home: Path, params_yaml: str) -> None:
 
 def write_product(home: Path) -> None:
     """What made the figures besides data and parameters: a dependency of training, so recorded with each run."""
-    versions = {name: package_version(name) for name in ("torch", "onnx", "onnxruntime", "numpy", "pillow")}
+    made_by = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "pillow")
+    versions = {name: package_version(name) for name in made_by}
     write_json(home / "product.json", {"emend": __version__, **versions})
 
 

@@ -61,6 +61,7 @@ def _train(stage: StageRun) -> Result | None:
     data = training_data(images, outputs, config)
     leads = ranks.rank() == 0
     trainer = get_trainer(config.trainer, config, print if leads else lambda line: None)
+    trainer.home = stage.home
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
     checkpoints = None if stage.run is None else stage.folder / "checkpoints"
     with Sampler(trainer.gpu_uuid) as sampler:

@@ -43,6 +43,7 @@ from pipeline.training.gradients import (
     parts_of,
 )
 from pipeline.training.networks import (
+    ImageNetwork,
     Network,
     images_of,
     misfit,
@@ -64,6 +65,8 @@ SETTLED_BATCHES, SETTLED_IMAGES = 4, 256  # what batch statistics are measured o
 class Classifier(Trainer):
     """Sets torch's thread count, its global seed and, on the CPU, its deterministic algorithms."""
 
+    smaller = "train.batch_size or train.widths"  # keys that say how much memory training takes
+
     def __init__(
         self,
         config: TrainingConfig,
@@ -71,11 +74,7 @@ class Classifier(Trainer):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(config, say)
-        if config.options:
-            raise StageError(
-                f"the built-in classifier has no options ({', '.join(sorted(config.options))}): leave train.options "
-                "empty in params.yaml"
-            )
+        self._read_options()
         self._device = device or best_device()
         self._parts = max(PARTS, ranks.count()) if self._device.type == "cpu" else ranks.count()
         self._threads = Threads(config.threads if self._device.type == "cpu" else 1)
@@ -83,6 +82,13 @@ class Classifier(Trainer):
         torch.set_deterministic_debug_mode("error" if self._device.type == "cpu" else "default")
         # Nothing reads memory before it is written, and writing all of it once more costs an eighth of the time.
         torch._C._set_deterministic_fill_uninitialized_memory(False)
+
+    def _read_options(self) -> None:
+        if self.config.options:
+            raise StageError(
+                f"the built-in classifier has no options ({', '.join(sorted(self.config.options))}): leave "
+                "train.options empty in params.yaml"
+            )
 
     @property
     def leads(self) -> bool:
@@ -111,11 +117,14 @@ class Classifier(Trainer):
         self._batch_size = min(self.config.batch_size, len(data.targets))
         self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
         height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
-        least = 2 ** len(self.config.widths)  # each stage halves the side
         low = round(height * self.config.low_resolution), round(width * self.config.low_resolution)
-        self._low_size = low if min(low) >= least else self._full_size
+        self._low_size = low if min(low) >= self._least_side else self._full_size
         order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
         self._typical = torch.split(order[: SETTLED_BATCHES * SETTLED_IMAGES], SETTLED_IMAGES)
+
+    @property
+    def _least_side(self) -> int:
+        return 1 << len(self.config.widths)  # each stage halves the side
 
     def _hold_images(self) -> None:
         self._pixels_of = _held(self._data.pixels, self._device)
@@ -124,12 +133,7 @@ class Classifier(Trainer):
 
     def create_model(self, outputs: int, base: Path | None) -> None:
         torch.manual_seed(self.config.seed)
-        network = Network(self._data.channels, self.config.widths, outputs)
-        self.starts_from_base = self._start_from(network, base)
-        if not self.starts_from_base:
-            seen = torch.cat([images_of(self._pixels_of(chosen)) for chosen in self._typical])
-            with torch.no_grad():
-                network.stem.weight.copy_(whitening(seen.cpu(), self.config.widths[0]))
+        network = self._new_network(outputs, base)
         self.epochs, self._learning_rate = (
             (self.config.warm_epochs, self.config.warm_learning_rate)
             if self.starts_from_base
@@ -139,10 +143,30 @@ class Classifier(Trainer):
         self._low_share = 0.0 if self.starts_from_base else self.config.low_resolution_share
         # channels_last with bfloat16 is 2 times as fast as neither on an AVX-512 CPU, and the figure is the same.
         self.network = network.to(self._device).to(memory_format=torch.channels_last)
-        self._gradients = Gradients(self.network, self._device, self._threads, self.config.label_smoothing)
-        self._muon, self._adamw = _optimizers(self.network, self._threads, self.config.weight_decay)
+        self._gradients = self._new_gradients()
+        self._optimizers = self._new_optimizers()
 
-    def _start_from(self, network: Network, base: Path | None) -> bool:
+    def _new_network(self, outputs: int, base: Path | None) -> ImageNetwork:
+        """With the weights that training starts from. Sets starts_from_base."""
+        network = Network(self._data.channels, self.config.widths, outputs)
+        self.starts_from_base = self._start_from(network, base)
+        if not self.starts_from_base:
+            seen = torch.cat([images_of(self._pixels_of(chosen)) for chosen in self._typical])
+            with torch.no_grad():
+                network.stem.weight.copy_(whitening(seen.cpu(), self.config.widths[0]))
+        return network
+
+    def _new_gradients(self) -> Gradients:
+        return Gradients(self.network, self._device, self._threads, self.config.label_smoothing)
+
+    def _new_optimizers(self) -> dict[str, Muon | AdamW]:
+        """Muon for the blocks' filters; AdamW for norms and output, where norms and biases do not decay."""
+        filters = [p for p in self.network.blocks.parameters() if p.ndim == 4]
+        norms_and_biases = [p for p in self.network.parameters() if p.ndim == 1]
+        adamw = AdamW([self.network.output.weight], norms_and_biases, self.config.weight_decay)
+        return {"muon": Muon(filters, self._threads), "adamw": adamw}
+
+    def _start_from(self, network: ImageNetwork, base: Path | None) -> bool:
         """Whether it could, and should."""
         if base is None or self.config.mode == "scratch":
             return False
@@ -162,12 +186,10 @@ class Classifier(Trainer):
         places = batches(len(self._passed_over), self._batch_size, self._steps, generator)
         for step, chosen in enumerate(self._passed_over[each] for each in places):
             share = ((epoch - 1) * self._steps + step) / (self.epochs * self._steps)
-            learning_rate = self._learning_rate * _one_cycle(share)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
             self._size = self._low_size if share < self._low_share else self._full_size
             loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
-            self._muon.step(learning_rate)
-            self._adamw.step(learning_rate * ADAMW_SHARE)
+            learning_rate = self._descend(share)
             if time.perf_counter() - said > PROGRESS_SECONDS:
                 said = time.perf_counter()
                 mean_loss = self._checked(loss_sum, epoch) / (step + 1)
@@ -184,6 +206,13 @@ class Classifier(Trainer):
             "images_per_second": round(self._steps * self._batch_size / seconds, 1),
             "batch_parts": self._parts,
         }
+
+    def _descend(self, share: float) -> float:
+        """A step of the optimizers. share: of all steps, those done. Gives the learning rate as the curve shows it."""
+        learning_rate = self._learning_rate * one_cycle(share)
+        self._optimizers["muon"].step(learning_rate)
+        self._optimizers["adamw"].step(learning_rate * ADAMW_SHARE)
+        return learning_rate
 
     def _loss_and_gradients(self, chosen: Tensor, seed: int) -> Tensor:
         """Of one batch: on a device that has not enough memory in more and more parts, and in the end on the CPU."""
@@ -212,9 +241,7 @@ class Classifier(Trainer):
             self.say(f"{_too_little_memory(exc)}: going on on the CPU")
             self.move_to(torch.device("cpu"))
         else:
-            raise StageError(
-                f"{_too_little_memory(exc)}; lower train.batch_size or train.widths in params.yaml"
-            ) from exc
+            raise StageError(f"{_too_little_memory(exc)}; lower {self.smaller} in params.yaml") from exc
 
     def move_to(self, device: torch.device) -> None:
         """Training goes on there, from where it is."""
@@ -222,9 +249,9 @@ class Classifier(Trainer):
         self._threads = Threads(self.config.threads if device.type == "cpu" else 1)
         self._parts = PARTS if device.type == "cpu" else 1
         self.network.to(device)
-        for optimizer in (self._muon, self._adamw):
+        for optimizer in self._optimizers.values():
             optimizer.state = {name: tensor.to(device) for name, tensor in optimizer.state.items()}
-        self._gradients = Gradients(self.network, device, self._threads, self.config.label_smoothing)
+        self._gradients = self._new_gradients()
         self._hold_images()
 
     def _batch_of(self, part: Part) -> Batch:
@@ -288,7 +315,7 @@ class Classifier(Trainer):
     def _state(self) -> dict[str, Tensor]:
         """All that the next epoch depends on, by name; the tensors themselves."""
         state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for which, optimizer in (("muon", self._muon), ("adamw", self._adamw)):
+        for which, optimizer in self._optimizers.items():
             state |= {f"{which}.{name}": tensor for name, tensor in optimizer.state.items()}
         return state
 
@@ -343,13 +370,6 @@ def batches(images: int, batch_size: int, steps: int, generator: torch.Generator
         yield order[place * batch_size : (place + 1) * batch_size]
 
 
-def _one_cycle(share: float) -> float:
+def one_cycle(share: float) -> float:
     """0 to 1 and back to 0, linearly."""
     return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
-
-
-def _optimizers(network: Network, threads: Threads, weight_decay: float) -> tuple[Muon, AdamW]:
-    """Muon for the blocks' filters; AdamW for norms and output, where norms and biases do not decay."""
-    filters = [p for p in network.blocks.parameters() if p.ndim == 4]
-    norms_and_biases = [p for p in network.parameters() if p.ndim == 1]
-    return Muon(filters, threads), AdamW([network.output.weight], norms_and_biases, weight_decay)

@@ -15,11 +15,11 @@ class TrainingConfig(BaseModel):
     trainer: str = Field(
         "classifier",
         min_length=1,
-        description="What trains: the built-in `classifier`, or one that an installed package offers.",
+        description="What trains: `classifier`, `backbone` (larger photos), or one that an installed package offers.",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Of another trainer: what only it knows. Empty for the built-in one.",
+        description="What only the trainer knows, see trainers.md. Empty for `classifier`.",
     )
     seed: int = Field(1, ge=0, description="Same seed, data, lock and kind of CPU: same weights.")
     threads: int = Field(

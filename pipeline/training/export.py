@@ -23,7 +23,7 @@ from core.images import InputSpec
 from core.storage import write_atomically, write_json
 from pipeline.dataset import Category
 from pipeline.stages import StageError
-from pipeline.training.networks import Network, images_of, probabilities
+from pipeline.training.networks import ImageNetwork, images_of, probabilities
 
 TOLERANCE = 1e-4
 
@@ -33,7 +33,7 @@ class ExportFailed(StageError):
 
 
 class _Served(nn.Module):
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ImageNetwork) -> None:
         super().__init__()
         self.network = network
         self.mirrored = bool(network.mirrored)
@@ -43,7 +43,7 @@ class _Served(nn.Module):
 
 
 def export_network(
-    network: Network, folder: Path, example: NDArray[np.uint8], *, train_images: int = 0
+    network: ImageNetwork, folder: Path, example: NDArray[np.uint8], *, train_images: int = 0
 ) -> None:
     """Writes `model.onnx` and `weights.safetensors`. example: pixels of one image, best a real one.
 
@@ -115,7 +115,7 @@ def _write_graph(served: _Served, shape: tuple[int, ...], path: Path) -> None:
         )
 
 
-def _weights(network: Network, train_images: int) -> bytes:
+def _weights(network: ImageNetwork, train_images: int) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # One key only: safetensors writes several in no fixed order, and the bytes must not vary.
     data: bytes = save(tensors, {"train_images": str(train_images)})

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.training import ranks
-from pipeline.training.networks import Network
+from pipeline.training.networks import ImageNetwork
 
 PARTS = 2  # of a batch of 256 on a CPU: with four, two cores take a sixth longer
 MOST_PARTS = 4096
@@ -61,16 +61,22 @@ class Threads:
 
 
 class Gradients:
-    """Of `network`, whose weights may change between two steps."""
+    """Of `network`, whose weights may change between two steps. dtype: what convolutions compute in, the device's
+    fastest unless told otherwise."""
 
     def __init__(
-        self, network: Network, device: torch.device, threads: Threads, label_smoothing: float
+        self,
+        network: ImageNetwork,
+        device: torch.device,
+        threads: Threads,
+        label_smoothing: float,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._network = network
         self._threads = threads
         self._label_smoothing = label_smoothing
-        self._dtype = fast_dtype(device)
-        self._idle: SimpleQueue[Network] = SimpleQueue()
+        self._dtype = dtype or fast_dtype(device)
+        self._idle: SimpleQueue[ImageNetwork] = SimpleQueue()
         for _ in range(threads.count):
             self._idle.put(_lower(copy.deepcopy(network), self._dtype))
 
@@ -118,13 +124,15 @@ class Gradients:
         for norm, measured in zip(own, norms, strict=True):
             norm.load_state_dict(measured.state_dict())
 
-    def _copies(self) -> list[Network]:
+    def _copies(self) -> list[ImageNetwork]:
         copies = [self._idle.get() for _ in range(self._threads.count)]
         for copied in copies:
             self._idle.put(copied)
         return copies
 
-    def _of_part(self, copied: Network, batch: Batch, total_weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _of_part(
+        self, copied: ImageNetwork, batch: Batch, total_weight: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         logits = copied(channels_last(batch.images.to(self._dtype)))
         losses = F.cross_entropy(
             logits.float(), batch.targets, label_smoothing=self._label_smoothing, reduction="none"
@@ -161,7 +169,7 @@ def channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _lower(network: Network, dtype: torch.dtype) -> Network:
+def _lower(network: ImageNetwork, dtype: torch.dtype) -> ImageNetwork:
     """Batch statistics stay float32."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -170,6 +178,6 @@ def _lower(network: Network, dtype: torch.dtype) -> Network:
 
 
 @torch.no_grad()
-def _load(copied: Network, network: Network) -> None:
+def _load(copied: ImageNetwork, network: ImageNetwork) -> None:
     for own, given in zip(copied.parameters(), network.parameters(), strict=True):
         own.copy_(given)

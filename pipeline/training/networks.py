@@ -40,8 +40,23 @@ class Block(nn.Module):
         return F.relu(self.norm2(self.conv2(x)))
 
 
-class Network(nn.Module):
-    """Images (N, 1 or 3, H, W), float32 0..1, to logits (N, classes). The stem is to be set: see `whitening`."""
+class ImageNetwork(nn.Module):
+    """Images (N, 1 or 3, H, W), float32 0..1, to logits (N, classes): a stem that is not trained, blocks, and one
+    linear layer.
+
+    mirrored: whether it is to be asked so, see `probabilities`.
+    """
+
+    stem: nn.Module
+    blocks: nn.Module
+    output: nn.Linear
+    mirrored: Tensor
+
+
+class Network(ImageNetwork):
+    """The stem is to be set: see `whitening`."""
+
+    stem: nn.Conv2d
 
     def __init__(self, channels: int, widths: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -49,10 +64,7 @@ class Network(nn.Module):
         self.stem.requires_grad_(False)
         self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(widths)))
         self.output = nn.Linear(widths[-1], classes)
-        self.register_buffer(
-            "mirrored", torch.tensor(False)
-        )  # whether it is to be asked so: see `probabilities`
-        self.mirrored: Tensor
+        self.register_buffer("mirrored", torch.tensor(False))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.blocks(F.relu(halved(self.stem(images))))
@@ -67,7 +79,7 @@ def halved(x: Tensor) -> Tensor:
     return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
-def probabilities(network: Network, images: Tensor, mirrored: bool) -> Tensor:
+def probabilities(network: ImageNetwork, images: Tensor, mirrored: bool) -> Tensor:
     """(N, classes). mirrored: the mean over each image and its mirror image."""
     answers: Tensor = network(images).softmax(1)
     return (answers + network(images.flip(3)).softmax(1)) / 2 if mirrored else answers
@@ -99,7 +111,7 @@ def images_of(pixels: Tensor) -> Tensor:
     return planes.float() / 255
 
 
-def misfit(network: Network, base: Mapping[str, Tensor]) -> str | None:
+def misfit(network: ImageNetwork, base: Mapping[str, Tensor]) -> str | None:
     """Why `network` cannot start from `base`: another input, other widths, more outputs. None when it can."""
     own = network.state_dict()
     if set(base) != set(own):
@@ -113,7 +125,7 @@ def misfit(network: Network, base: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def start_from(network: Network, base: Mapping[str, Tensor], perturb: float = 0.0) -> None:
+def start_from(network: ImageNetwork, base: Mapping[str, Tensor], perturb: float = 0.0) -> None:
     """Loads `base`, which may have fewer outputs: rows of known outputs are kept.
 
     A new output begins as the mean of the known ones, so it wins nowhere until it has learnt something; a random

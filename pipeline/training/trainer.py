@@ -30,7 +30,10 @@ from pipeline.stages import StageError, read_json
 from pipeline.training.config import TrainingConfig
 
 GROUP = "emend.trainers"
-BUILT_IN = {"classifier": "pipeline.training.classifier:Classifier"}
+BUILT_IN = {
+    "classifier": "pipeline.training.classifier:Classifier",
+    "backbone": "pipeline.training.backbone:Backbone",
+}
 
 Figures = dict[str, Any]
 
@@ -59,13 +62,16 @@ class Trainer(ABC):
     """One training. `fit` calls the steps below, in their order; who writes a trainer writes those.
 
     epochs: how many there will be; a trainer that decides by itself sets it in `create_model`.
+    home: the model's, which paths in the options are relative to; in a notebook the working directory.
     """
 
     def __init__(self, config: TrainingConfig, say: Callable[[str], None] = print) -> None:
         self.config = config
         self.say = say
         self.epochs = config.epochs
+        self.home = Path()
         self.starts_from_base = False  # create_model says so when the champion's weights are where it starts
+        self.starts_from = "new weights"  # in words; create_model says so when it is something else
 
     @abstractmethod
     def prepare_dataset(self, data: TrainingData) -> None:
@@ -132,7 +138,7 @@ class Trainer(ABC):
         which this very training goes on. report: called once an epoch, when its checkpoint is still to be written."""
         self.prepare_dataset(data)
         self.create_model(outputs, base)
-        start = "the champion's weights" if self.starts_from_base else "new weights"
+        start = "the champion's weights" if self.starts_from_base else self.starts_from
         self.say(
             f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {outputs} outputs; "
             f"{self.epochs} epochs on {self.device}, from {start}"
@@ -232,12 +238,23 @@ def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]
 def get_trainer(name: str, config: TrainingConfig, say: Callable[[str], None] = print) -> Trainer:
     """A built-in one, or one of another package. Raises StageError that says which there are."""
     if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        found: Any = getattr(import_module(module), attribute)
+        found: Any = _built_in(name)
     else:
         found = _offered(name)
     trainer: Trainer = found(config, say)
     return trainer
+
+
+def _built_in(name: str) -> type[Trainer]:
+    module, _, attribute = BUILT_IN[name].partition(":")
+    try:
+        found: type[Trainer] = getattr(import_module(module), attribute)
+    except (ImportError, OSError, RuntimeError) as exc:  # all three: a torchvision built for another torch
+        raise StageError(
+            f"the trainer {name!r} does not load: {exc}; install what requirements.lock names (`make setup`), torch "
+            "and torchvision from one place (TORCH=cpu or TORCH=cuda)"
+        ) from exc
+    return found
 
 
 def _offered(name: str) -> type[Trainer]:

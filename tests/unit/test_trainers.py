@@ -134,15 +134,25 @@ def test_one_that_cannot_be_used_is_refused_with_its_reason(value: str, said: st
 def test_one_that_nobody_offers_is_refused_by_name(offer: Offer, tmp_path: Path) -> None:
     offer("mine", f"{__name__}:Incomplete")
     write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"trainer": "linaer"})
-    with pytest.raises(StageError, match="no trainer 'linaer'; there are: classifier, mine"):
+    with pytest.raises(StageError, match="no trainer 'linaer'; there are: backbone, classifier, mine"):
         work(StageRun(tmp_path, None))
 
 
-def test_built_in_ones_are_there_and_take_no_options() -> None:
-    for name in BUILT_IN:
-        assert isinstance(get_trainer(name, TrainingConfig(augmentation="none")), Trainer)
-        with pytest.raises(StageError, match=r"has no options \(depth, rate\): leave train\.options empty"):
-            get_trainer(name, TrainingConfig(augmentation="none", options={"rate": 1, "depth": 2}))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("classifier", "has no options (depth, rate): leave train.options empty"),
+        (
+            "backbone",
+            "rate is not known here; depth is not known here; it takes network, weights, head_epochs",
+        ),
+    ],
+)
+def test_built_in_ones_are_there_and_refuse_options_that_they_do_not_know(name: str, said: str) -> None:
+    assert name in BUILT_IN
+    assert isinstance(get_trainer(name, TrainingConfig(augmentation="none")), Trainer)
+    with pytest.raises(StageError, match=re.escape(said)):
+        get_trainer(name, TrainingConfig(augmentation="none", options={"rate": 1, "depth": 2}))
 
 
 def test_the_documents_parameters_are_valid() -> None:

@@ -20,7 +20,7 @@ from pipeline.training.classifier import Classifier, batches, steps_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import ExportFailed, describe, export_network, pattern, read_weights
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
-from pipeline.training.networks import Block, Network, images_of, misfit, start_from
+from pipeline.training.networks import Block, ImageNetwork, Network, images_of, misfit, start_from
 from pipeline.training.optimizer import orthogonal
 from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
 
@@ -74,7 +74,7 @@ def bits(trainer: Classifier) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in trainer.network.state_dict().items()}
 
 
-def champion(folder: Path, network: Network) -> Path:
+def champion(folder: Path, network: ImageNetwork) -> Path:
     """A base to start from."""
     export_network(network, folder, pattern((28, 28)), train_images=96)
     return folder
