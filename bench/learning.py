@@ -269,14 +269,14 @@ def training_data(material: Material, said: NDArray[np.int64], config: TrainingC
     learnable = material.learnable[said]
     learned, starter = material.pool.of(said[learnable]), material.starter
     targets = np.concatenate([starter.targets, learned.targets])
-    persons = (np.arange(len(said)) // DRAWINGS_OF_A_PERSON).astype(str)
+    actors = (np.arange(len(said)) // DRAWINGS_OF_A_PERSON).astype(str)
     return TrainingData(
         pixels=np.concatenate([starter.pixels, learned.pixels]),
         targets=targets,
         weights=loss_weights(
             targets,
             corrected=np.arange(len(targets)) >= len(starter.targets),
-            persons=np.concatenate([np.full(len(starter.targets), ""), persons[learnable]]),
+            actors=np.concatenate([np.full(len(starter.targets), ""), actors[learnable]]),
             config=config,
         ),
         validation_pixels=material.validation.pixels,

@@ -134,10 +134,11 @@ class Execution:
             _log.exception("run failed unexpectedly")
             status, message = RunStatus.failed, f"{type(exc).__name__} in the orchestrator; see its log"
         aliases = self._patiently(lambda: bookkeeping.aliases_after_stop(self._run_id, self._model))
+        # Before the run ends: killed in between, nobody would tell MLflow. An interrupted one may go on.
+        self._tracking.end(self._run_id, _MLFLOW_STATUS.get(status))
         # A moment, so that whoever hears of the run's end finds its curve in MLflow; what is left goes there later.
         self._tracking.flush(self._run_id, SENT_SECONDS)
         self._transaction(lambda db, run: self._end(db, run, status, message, aliases))
-        self._tracking.end(self._run_id, _MLFLOW_STATUS.get(status))  # an interrupted one may go on
         RUNS.labels(self._model, status).inc()
         RUN_SECONDS.labels(self._model, status).observe(time.monotonic() - started)
         _log.info("run ended", model=self._model, status=status, message=message)

@@ -121,15 +121,12 @@ class Tracking:
                 told = json.loads(note.read_text())
                 requested_at = datetime.fromisoformat(told["requested_at"])
                 run = TrackedRun(int(told["run_id"]), str(told["model"]), note.parent, requested_at)
-                mlflow_run_id, ending, sent_bytes = (
-                    told["mlflow_run_id"],
-                    told["ending"],
-                    int(told["sent_bytes"]),
-                )
+                ending, sent_bytes = told["ending"], int(told["sent_bytes"])
+                mlflow_run_id = told["mlflow_run_id"] if told["recorded"] else None
             except (OSError, ValueError, KeyError, TypeError) as exc:
                 _log.warning("not taken up", file=str(note), reason=f"{type(exc).__name__}: {exc}")
                 continue
-            is_sent = ending is None and not _has_more(run, sent_bytes)
+            is_sent = ending is None and told["recorded"] and not _has_more(run, sent_bytes)
             if is_sent or run.run_id in self._followed or is_active(run.run_id):
                 continue
             self.follow(run, mlflow_run_id)
@@ -176,7 +173,8 @@ class _Followed:
         self._run = run
         self._mlflow_run_id: str | None = told.get("mlflow_run_id")
         self._sent_bytes = int(told.get("sent_bytes", 0))
-        self._is_recorded = False
+        self._noting = threading.Lock()
+        self._is_recorded = bool(told.get("recorded"))
         self._has_ended = False
         self._ending: RunStatus | None = None
         self._retry_at = 0.0
@@ -185,7 +183,7 @@ class _Followed:
     def go_on(self, mlflow_run_id: str | None) -> None:
         if mlflow_run_id is not None and mlflow_run_id != self._mlflow_run_id:
             self._mlflow_run_id, self._sent_bytes = mlflow_run_id, 0
-        self._is_recorded = mlflow_run_id is not None
+        self._is_recorded = self._is_recorded or mlflow_run_id is not None
         self._has_ended, self._ending, self._retry_at = False, None, 0.0
         self._keep()
 
@@ -234,6 +232,7 @@ class _Followed:
         if not self._is_recorded:
             made(self._run.run_id, self._mlflow_run_id)
             self._is_recorded = True
+            self._keep()
         curve = read_curve(_curve_path(self._run), self._sent_bytes)
         if curve.end_bytes > self._sent_bytes:
             metrics = [point for epoch in curve.epochs for point in points(epoch)]
@@ -249,15 +248,17 @@ class _Followed:
     def _keep(self) -> None:
         if not self._run.folder.is_dir():  # cleaned up
             return
-        told = {
-            "run_id": self._run.run_id,
-            "model": self._run.model,
-            "requested_at": self._run.requested_at.isoformat(),
-            "mlflow_run_id": self._mlflow_run_id,
-            "sent_bytes": self._sent_bytes,
-            "ending": self._ending,
-        }
-        write_json(self._run.folder / NOTE, told)
+        with self._noting:  # what is noted last is what holds last
+            told = {
+                "run_id": self._run.run_id,
+                "model": self._run.model,
+                "requested_at": self._run.requested_at.isoformat(),
+                "mlflow_run_id": self._mlflow_run_id,
+                "recorded": self._is_recorded,
+                "sent_bytes": self._sent_bytes,
+                "ending": self._ending,
+            }
+            write_json(self._run.folder / NOTE, told)
 
 
 def points(epoch: Mapping[str, Any]) -> Iterable[Metric]:

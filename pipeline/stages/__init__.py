@@ -132,7 +132,7 @@ def main(
         if warm_up is not None:
             warm_up()
         _wait_for_turn()
-    os.nice(niceness)
+    os.nice(max(0, niceness - os.nice(0)))  # a process that this one starts has it already
     try:
         result = work(stage)
     except EmendError as exc:

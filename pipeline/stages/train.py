@@ -61,6 +61,10 @@ def _train(stage: StageRun) -> Result | None:
     data = training_data(images, outputs, config)
     leads = ranks.rank() == 0
     trainer = get_trainer(config.trainer, config, print if leads else lambda line: None)
+    if ranks.count() > 1 and not trainer.trains_together:
+        raise StageError(
+            f"the trainer {config.trainer!r} trains in one process; set train.processes: 1 in params.yaml"
+        )
     trainer.home = stage.home
     curve = Curve(None if stage.run is None else stage.folder / "metrics.jsonl")
     checkpoints = None if stage.run is None else stage.folder / "checkpoints"
@@ -132,10 +136,11 @@ def training_data(images: Labelled, outputs: Sequence[Category], config: Trainin
             "the dataset has no training images of an active category; import some (`emend import`), then run again"
         )
     source = images.table["source"].to_numpy()[training].astype(str)
-    actors = images.table["actor"].to_numpy(zero_copy_only=False)[training].astype(str)
-    persons = np.where(source == "review", "", actors)
+    named = images.table["actor"].fill_null("nobody that is known").to_numpy(zero_copy_only=False)
+    actors = named[training].astype(str)
+    actors = np.where(source == "review", "", actors)  # a reviewer's word is the team's
     corrected = np.isin(source, ("correction", "review", "sample"))
-    weights = loss_weights(targets[training], corrected, persons, config)
+    weights = loss_weights(targets[training], corrected, actors, config)
     return TrainingData(
         pixels=images.pixels.take(training),
         targets=targets[training],

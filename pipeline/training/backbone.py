@@ -52,7 +52,6 @@ NO_CHANCE: dict[str, dict[str, float]] = {
     "efficientnet_b0": {"dropout": 0.0, "stochastic_depth_prob": 0.0},
 }
 LEAST_SIDE = 32  # each network halves the side five times
-SETTLED_IMAGES = 64  # at once: photos take more memory than drawings
 DOWNLOAD = "download"
 SILENCE_SECONDS = 30.0  # of a server, after which a download is given up
 
@@ -101,7 +100,8 @@ class Normalised(nn.Module):
 
 
 class Backbone(Classifier):
-    smaller = "train.batch_size or the input's width and height"
+    settled_at_once = 64  # photos take more memory than drawings
+    memory_keys = "train.batch_size or the input's width and height"
 
     def _read_options(self) -> None:
         try:
@@ -130,9 +130,6 @@ class Backbone(Classifier):
                 "import some (`emend import`), then run again"
             )
         super().prepare_dataset(data)
-        images = torch.cat(self._typical)
-        # Evenly: of one image that is left over and whose side has come down to one pixel there are no statistics.
-        self._typical = images.tensor_split(-(-len(images) // SETTLED_IMAGES))
 
     def _new_network(self, outputs: int, base: Path | None) -> ImageNetwork:
         network = BackboneNetwork(self._options.network, outputs)
@@ -221,7 +218,7 @@ def downloaded(name: str) -> Any:
     published = torchvision.models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
     try:
-        with _patience(SILENCE_SECONDS):
+        with _silence_limit(SILENCE_SECONDS):
             return published.get_state_dict(
                 progress=False, check_hash=True, map_location="cpu", weights_only=True
             )
@@ -234,7 +231,7 @@ def downloaded(name: str) -> Any:
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
+def _silence_limit(seconds: float) -> Iterator[None]:
     """torch's download has no time limit of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

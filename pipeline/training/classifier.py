@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,13 +60,16 @@ ADAMW_SHARE = 1 / 80  # its learning rate as a share of Muon's, which is in othe
 PROGRESS_SECONDS = 10.0
 VALIDATION_BATCH = 64  # more at once does not fit the processor's cache
 SMALLEST_PROBABILITY = 1e-12  # of a right answer: none has an infinite loss
-SETTLED_BATCHES, SETTLED_IMAGES = 4, 256  # what batch statistics are measured on
+HELD_AT_ONCE = 10_000  # images, on their way to a GPU
+SETTLED_IMAGES = 1024  # what batch statistics are measured on
 
 
 class Classifier(Trainer):
     """Sets torch's thread count, its global seed and, on the CPU, its deterministic algorithms."""
 
-    smaller = "train.batch_size or train.widths"  # keys that say how much memory training takes
+    trains_together = True
+    settled_at_once = 256  # images
+    memory_keys = "train.batch_size or train.widths"  # that say how much memory training takes
 
     def __init__(
         self,
@@ -75,11 +79,15 @@ class Classifier(Trainer):
     ) -> None:
         super().__init__(config, say)
         self._read_options()
-        self._device = device or best_device()
-        self._parts = max(PARTS, ranks.count()) if self._device.type == "cpu" else ranks.count()
-        self._threads = Threads(config.threads if self._device.type == "cpu" else 1)
+        self._use(device or best_device())
+
+    def _use(self, device: torch.device) -> None:
+        self._device = device
+        is_cpu = device.type == "cpu"
+        self._parts = max(PARTS, ranks.count()) if is_cpu else ranks.count()
+        self._threads = Threads(self.config.threads if is_cpu else 1)
         # Not use_deterministic_algorithms, which says the same and imports the compiler, in 2 s.
-        torch.set_deterministic_debug_mode("error" if self._device.type == "cpu" else "default")
+        torch.set_deterministic_debug_mode("error" if is_cpu else "default")
         # Nothing reads memory before it is written, and writing all of it once more costs an eighth of the time.
         torch._C._set_deterministic_fill_uninitialized_memory(False)
 
@@ -106,28 +114,49 @@ class Classifier(Trainer):
 
     @property
     def made_with(self) -> str:
-        return f"torch {torch.__version__} {self._device.type}"
+        return f"torch {torch.__version__} {self._device.type}, batches in {self._parts} parts"
+
+    def fit(self, data: TrainingData, outputs: int, **options: Any) -> None:
+        self._epoch = 0
+        try:
+            super().fit(data, outputs, **options)
+        except torch.OutOfMemoryError as exc:
+            raise StageError(f"{_too_little_memory(exc)}; {self._smaller}") from exc
+        except torch.AcceleratorError as exc:  # told when the device is next waited for, so anywhere
+            raise StageError(
+                f"the {self.device} device was lost in epoch {self._epoch} of {self.epochs}: {_first_line(exc)}. What "
+                "the last epoch left is kept: `emend resume` goes on from there"
+            ) from exc
 
     def prepare_dataset(self, data: TrainingData) -> None:
         self._data = data
-        # One that weighs three times as much is seen three times, with other random changes each time.
+        # One that weighs three times as much is passed over three times, with other random changes each time.
         self._times = torch.from_numpy(data.weights).long().clamp_min(1)
         self._passed_over = torch.arange(len(data.targets)).repeat_interleave(self._times)
         self._hold_images()
         self._batch_size = min(self.config.batch_size, len(data.targets))
-        self._steps = steps_of(len(data.targets), self._batch_size, self.config.min_steps)
+        self._steps = steps_of(len(self._passed_over), self._batch_size, self.config.min_steps)
         height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
         low = round(height * self.config.low_resolution), round(width * self.config.low_resolution)
         self._low_size = low if min(low) >= self._least_side else self._full_size
         order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
-        self._typical = torch.split(order[: SETTLED_BATCHES * SETTLED_IMAGES], SETTLED_IMAGES)
+        typical = order[:SETTLED_IMAGES]
+        # Evenly: each batch counts the same, and of a single image there may be no statistics.
+        self._typical = typical.tensor_split(-(-len(typical) // self.settled_at_once))
+
+    @property
+    def _smaller(self) -> str:
+        return f"lower {self.memory_keys} in params.yaml and start a new run"
 
     @property
     def _least_side(self) -> int:
         return 1 << len(self.config.widths)  # each stage halves the side
 
-    def _hold_images(self) -> None:
-        self._pixels_of = _held(self._data.pixels, self._device)
+    def _hold_images(self, *, on_device: bool = True) -> None:
+        """On the device when they fit there; else, and on the CPU, they stay where they are and are read as needed."""
+        whole = _on_device(self._data.pixels, self._device) if on_device else None
+        self._holds_images = whole is not None
+        self._pixels_of = _reader(self._data.pixels, whole, self._device)
         self._targets = torch.from_numpy(self._data.targets).to(self._device)
         self._weights = (torch.from_numpy(self._data.weights) / self._times).to(self._device)
 
@@ -151,9 +180,9 @@ class Classifier(Trainer):
         network = Network(self._data.channels, self.config.widths, outputs)
         self.starts_from_base = self._start_from(network, base)
         if not self.starts_from_base:
-            seen = torch.cat([images_of(self._pixels_of(chosen)) for chosen in self._typical])
+            seen = (images_of(self._pixels_of(chosen)).cpu() for chosen in self._typical)
             with torch.no_grad():
-                network.stem.weight.copy_(whitening(seen.cpu(), self.config.widths[0]))
+                network.stem.weight.copy_(whitening(seen, self._data.channels, self.config.widths[0]))
         return network
 
     def _new_gradients(self) -> Gradients:
@@ -190,7 +219,7 @@ class Classifier(Trainer):
             self._size = self._low_size if share < self._low_share else self._full_size
             loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
             learning_rate = self._descend(share)
-            if time.perf_counter() - said > PROGRESS_SECONDS:
+            if self.leads and time.perf_counter() - said > PROGRESS_SECONDS:
                 said = time.perf_counter()
                 mean_loss = self._checked(loss_sum, epoch) / (step + 1)
                 self.say(
@@ -206,6 +235,14 @@ class Classifier(Trainer):
             "images_per_second": round(self._steps * self._batch_size / seconds, 1),
             "batch_parts": self._parts,
         }
+
+    def share_of_time(self, epoch: int) -> float:
+        low_cost = math.prod(self._low_size) / math.prod(self._full_size)
+
+        def cost(share: float) -> float:
+            return low_cost * min(share, self._low_share) + max(share - self._low_share, 0.0)
+
+        return cost(epoch / self.epochs) / cost(1.0)
 
     def _descend(self, share: float) -> float:
         """A step of the optimizers. share: of all steps, those done. Gives the learning rate as the curve shows it."""
@@ -223,34 +260,28 @@ class Classifier(Trainer):
                 return self._gradients.step(self._batch_of, parts, total_weight)
             except torch.OutOfMemoryError as exc:
                 if ranks.count() > 1:
-                    raise StageError(
-                        f"{_too_little_memory(exc)}; lower train.batch_size in params.yaml"
-                    ) from exc
+                    raise StageError(f"{_too_little_memory(exc)}; {self._smaller}") from exc
                 self._need_less_memory(len(chosen) // (2 * len(parts)) < PART_IMAGES, exc)
-            except torch.AcceleratorError as exc:
-                raise StageError(
-                    f"the {self._device.type} device was lost in epoch {self._epoch} of {self.epochs}: "
-                    f"{_first_line(exc)}. What the last epoch left is kept: `emend resume` goes on from there"
-                ) from exc
 
     def _need_less_memory(self, in_smallest_parts: bool, exc: torch.OutOfMemoryError) -> None:
-        if not in_smallest_parts:
+        if self._holds_images:
+            self._hold_images(on_device=False)
+            self.say(f"{_too_little_memory(exc)}: the images go back into the machine's memory")
+        elif not in_smallest_parts:
             self._parts *= 2
             self.say(f"{_too_little_memory(exc)}: going on with each batch in {self._parts} parts")
         elif self._device.type != "cpu":
             self.say(f"{_too_little_memory(exc)}: going on on the CPU")
             self.move_to(torch.device("cpu"))
         else:
-            raise StageError(f"{_too_little_memory(exc)}; lower {self.smaller} in params.yaml") from exc
+            raise StageError(f"{_too_little_memory(exc)}; {self._smaller}") from exc
 
     def move_to(self, device: torch.device) -> None:
         """Training goes on there, from where it is."""
-        self._device = device
-        self._threads = Threads(self.config.threads if device.type == "cpu" else 1)
-        self._parts = PARTS if device.type == "cpu" else 1
+        self._use(device)
         self.network.to(device)
         for optimizer in self._optimizers.values():
-            optimizer.state = {name: tensor.to(device) for name, tensor in optimizer.state.items()}
+            optimizer.move_to(device, self._threads)
         self._gradients = self._new_gradients()
         self._hold_images()
 
@@ -272,6 +303,7 @@ class Classifier(Trainer):
 
     def validate(self) -> Figures:
         images, targets = self._data.validation_pixels, self._data.validation_targets
+        self.network.mirrored.fill_(False)
         loss, accuracy = self.measure(images, targets)
         if self._epoch == self.epochs and self.config.mirror and loss is not None:
             self.network.mirrored.fill_(True)
@@ -337,15 +369,26 @@ def much_is_new(config: TrainingConfig, images: int, base_images: int) -> str | 
     return f"{new} of {images} images are new to it, more than train.warm_share ({config.warm_share:g})"
 
 
-def _held(images: NDArray[np.uint8] | Images, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Gives the images at some positions, on `device`: of all of them there, or, on the CPU, where they are."""
+def _on_device(images: NDArray[np.uint8] | Images, device: torch.device) -> Tensor | None:
+    """All of them; None on the CPU, and where they do not fit."""
     if device.type == "cpu":
-        return lambda chosen: torch.from_numpy(images[chosen.numpy()])
+        return None
     try:
-        whole = torch.cat([torch.from_numpy(batch).to(device) for batch in in_batches(images, 10_000)])
+        whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
     except torch.OutOfMemoryError:
-        return lambda chosen: torch.from_numpy(images[chosen.numpy()]).to(device)
-    return lambda chosen: whole[chosen.to(device)]
+        return None
+    for number, batch in enumerate(in_batches(images, HELD_AT_ONCE)):
+        whole[number * HELD_AT_ONCE :][: len(batch)] = torch.from_numpy(batch)
+    return whole
+
+
+def _reader(
+    images: NDArray[np.uint8] | Images, whole: Tensor | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Gives the images at some positions, on `device`."""
+    if whole is not None:
+        return lambda chosen: whole[chosen.to(device)]
+    return lambda chosen: torch.from_numpy(images[chosen.numpy()]).to(device)
 
 
 def _too_little_memory(exc: torch.OutOfMemoryError) -> str:

@@ -103,14 +103,14 @@ class TrainingConfig(BaseModel):
         ge=1,
         le=100,
         description="How many times a corrected image is seen where another is seen once: they are few, and where the "
-        "model was wrong.",
+        "model was wrong. Many of them count less each: in all no more than the images do.",
     )
-    person_share: float = Field(
+    actor_share: float = Field(
         0.5,
         ge=0,
         le=100,
-        description="What one person's corrected images may weigh more than other images in one training, as a share "
-        "of an average category. Nobody tips a category alone.",
+        description="What one person's corrected images may count more than other images in one training, as a share "
+        "of an average category: one person does not tip what a whole category of images says.",
     )
     balance: float = Field(
         0.5,

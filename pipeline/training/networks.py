@@ -11,7 +11,7 @@ half the width of the blocks gave the same accuracy in half the time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -85,21 +85,24 @@ def probabilities(network: ImageNetwork, images: Tensor, mirrored: bool) -> Tens
     return (answers + network(images.flip(3)).softmax(1)) / 2 if mirrored else answers
 
 
-def whitening(images: Tensor, filters: int) -> Tensor:
+def whitening(batches: Iterable[Tensor], channels: int, filters: int) -> Tensor:
     """Filters (filters, C, 5, 5) for the stem: the strongest directions of the images' patches, each brought to a
-    variance of 1, and their negatives, for ReLU lets one sign pass. images: float32 (N, C, H, W), some hundred.
+    variance of 1, and their negatives, for ReLU lets one sign pass. batches: of images, float32 (N, C, H, W), some
+    hundred in all.
 
     After airbench (source above), which whitens 2x2 patches.
     """
-    patches = F.unfold(images, STEM_SIDE, stride=2).transpose(1, 2).flatten(0, 1)  # (P, C * 5 * 5)
-    patches = patches[patches.amax(1) > 0]  # paper says nothing
-    if len(patches) == 0:
-        patches = torch.eye(images.shape[1] * STEM_SIDE**2)
-    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending
+    size = channels * STEM_SIDE**2
+    products, count = torch.zeros(size, size), 0
+    for images in batches:
+        patches = F.unfold(images, STEM_SIDE, stride=2).transpose(1, 2).flatten(0, 1)  # (P, C * 5 * 5)
+        patches = patches[patches.amax(1) > 0]  # paper says nothing
+        products += patches.T @ patches
+        count += len(patches)
+    variances, directions = torch.linalg.eigh(products / max(count, 1))  # ascending
     whole = (directions / (variances + WHITENING_NOISE).sqrt()).T.flip(0)
     half = whole[torch.arange((filters + 1) // 2) % len(whole)]
-    stem = torch.cat([half, -half])[:filters]
-    return stem.reshape(filters, images.shape[1], STEM_SIDE, STEM_SIDE)
+    return torch.cat([half, -half])[:filters].reshape(filters, channels, STEM_SIDE, STEM_SIDE)
 
 
 def images_of(pixels: Tensor) -> Tensor:

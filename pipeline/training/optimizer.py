@@ -34,6 +34,10 @@ class Muon:
         self._momentum = momentum
         self.state = {f"momentum.{n}": torch.zeros_like(each) for n, each in enumerate(filters)}
 
+    def move_to(self, device: torch.device, threads: Threads) -> None:
+        self._threads = threads
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
+
     def step(self, learning_rate: float) -> None:
         @torch.no_grad()
         def one(number: int) -> None:
@@ -64,6 +68,10 @@ class AdamW:
             for kind in ("mean", "square")
         }
         self.state["steps"] = torch.zeros((), dtype=torch.int64)
+
+    def move_to(self, device: torch.device, threads: Threads) -> None:
+        del threads  # it needs none
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -27,6 +29,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 from pipeline.stages import StageError
 
 TIMEOUT = timedelta(minutes=30)  # the others wait while the first validates and writes
+END_SECONDS = 5.0
 HERE = "127.0.0.1"
 JOIN = "EMEND_TRAINS_WITH"  # environment variable of a process that another one started: where, which, of how many
 
@@ -58,7 +61,8 @@ def as_the_first(tensors: Sequence[Tensor]) -> None:
 def together(processes: int, command: Sequence[str]) -> Iterator[None]:
     """Within the block the processes are joined. Under torchrun those that it started; else this one starts others.
 
-    command: arguments of Python that start another one, which calls this function too.
+    command: arguments of Python that start another one, which calls this function too. Raises StageError when one is
+    lost; where this one waits for it without end (on GPUs), it says so and ends.
     """
     if "WORLD_SIZE" in os.environ:
         with _joined():
@@ -70,6 +74,7 @@ def together(processes: int, command: Sequence[str]) -> Iterator[None]:
     elif processes == 1:
         yield
     else:
+        _check_gpus(processes)
         store = TCPStore(HERE, 0, processes, is_master=True, wait_for_workers=False)
         others = [
             subprocess.Popen(
@@ -78,22 +83,66 @@ def together(processes: int, command: Sequence[str]) -> Iterator[None]:
             )
             for number in range(1, processes)
         ]
+        over = threading.Event()
+        threading.Thread(target=_watch, args=(others, over), daemon=True).start()
         try:
             with _joined(store, 0, processes):
                 yield
-            _wait_for(others)
         except RuntimeError as exc:
-            raise StageError(_what_happened(others, exc)) from exc
+            lost = _ended_badly(others, END_SECONDS)
+            if not lost:
+                raise
+            raise StageError(_lost(others, lost)) from exc
         finally:
-            for other in others:
-                other.kill()
-                other.wait()
+            over.set()
+            _end(others)
+
+
+def _watch(others: Sequence[subprocess.Popen[bytes]], over: threading.Event) -> None:
+    """Ends this process when it waits for another one that is gone, which gloo notices and NCCL does not."""
+    while not over.wait(1.0):
+        if lost := _ended_badly(others, 0):
+            if over.wait(2 * END_SECONDS):
+                return
+            _end(others)
+            print(f"error: {_lost(others, lost)}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _ended_badly(others: Sequence[subprocess.Popen[bytes]], seconds: float) -> dict[int, int]:
+    """Exit codes by number; waits so long for the first."""
+    until = time.monotonic() + seconds
+    while True:
+        found = {number: code for number, other in enumerate(others, 1) if (code := other.poll())}
+        if found or time.monotonic() >= until:
+            return found
+        time.sleep(0.1)
+
+
+def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:
+    """A moment for those that are done, too, to end by themselves."""
+    for other in others:
+        with suppress(subprocess.TimeoutExpired):
+            other.wait(END_SECONDS)
+        other.kill()
+        other.wait()
+
+
+def _check_gpus(processes: int) -> None:
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise StageError(
+            f"train.processes is {processes}, and this machine has {torch.cuda.device_count()} GPUs, each for one "
+            "process; lower it in params.yaml and start a new run"
+        )
 
 
 @contextmanager
 def _joined(store: Store | None = None, number: int = -1, processes: int = -1) -> Iterator[None]:
     """store: None where torchrun says all of it in environment variables."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     distributed.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=TIMEOUT)
     try:
         yield
@@ -101,19 +150,11 @@ def _joined(store: Store | None = None, number: int = -1, processes: int = -1) -
         distributed.destroy_process_group()
 
 
-def _wait_for(others: Sequence[subprocess.Popen[bytes]]) -> None:
-    for number, other in enumerate(others, 1):
-        if code := other.wait():
-            raise RuntimeError(f"process {number} ended with {code}")
-
-
-def _what_happened(others: Sequence[subprocess.Popen[bytes]], exc: RuntimeError) -> str:
-    gone = [f"process {number} with {other.poll()}" for number, other in enumerate(others, 1) if other.poll()]
-    ended = f"; ended: {', '.join(gone)}" if gone else ""
-    said = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+def _lost(others: Sequence[subprocess.Popen[bytes]], codes: Mapping[int, int]) -> str:
+    ended = ", ".join(f"number {number} ended with {code}" for number, code in codes.items())
     return (
-        f"the {len(others) + 1} processes that train together lost each other: {said}{ended}. What the last epoch left "
-        "is kept: `emend resume` goes on from there; train.processes: 1 in params.yaml trains without the others"
+        f"the {len(others) + 1} processes that train together lost each other: {ended}. What the last epoch left is "
+        "kept: `emend resume` goes on from there; train.processes: 1 in params.yaml does without them in a new run"
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ BUILT_IN = {
 }
 
 Figures = dict[str, Any]
+REQUIRED_FIGURES = ("train_loss", "validation_loss", "validation_accuracy")
 
 
 class TrainingDiverged(StageError):
@@ -63,7 +65,10 @@ class Trainer(ABC):
 
     epochs: how many there will be; a trainer that decides by itself sets it in `create_model`.
     home: the model's, which paths in the options are relative to; in a notebook the working directory.
+    trains_together: whether several processes can be joined into one training (ranks.py).
     """
+
+    trains_together = False
 
     def __init__(self, config: TrainingConfig, say: Callable[[str], None] = print) -> None:
         self.config = config
@@ -105,6 +110,10 @@ class Trainer(ABC):
 
         example: pixels of one image.
         """
+
+    def share_of_time(self, epoch: int) -> float:
+        """0..1: of the whole training's time, what its first so many epochs take. It tells how much is left."""
+        return epoch / self.epochs
 
     @property
     def leads(self) -> bool:
@@ -152,9 +161,10 @@ class Trainer(ABC):
             rate = len(data.targets) / (time.perf_counter() - started)
             if not self.leads:
                 continue
-            figures |= self.validate()
+            figures = self._checked_figures(figures | self.validate(), epoch)
             now = time.perf_counter()
-            left = (now - began) / (epoch - finished) * (self.epochs - epoch)
+            before, done = self.share_of_time(finished) if finished else 0.0, self.share_of_time(epoch)
+            left = (now - began) / (done - before) * (1 - done)
             report(
                 {
                     "epoch": epoch,
@@ -168,6 +178,29 @@ class Trainer(ABC):
             )
             if checkpoints is not None:
                 self._keep(checkpoints, epoch, identity)
+
+    def _checked_figures(self, figures: Figures, epoch: int) -> Figures:
+        """As plain numbers. Raises StageError when one is left out, TrainingDiverged when one is none."""
+        missing = [key for key in REQUIRED_FIGURES if key not in figures]
+        if missing:
+            raise StageError(
+                f"the trainer {self.config.trainer!r} gave no {', '.join(missing)} of epoch {epoch}; it must return it "
+                "from train_epoch or validate (None without validation images)"
+            )
+        plain = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in figures.items()
+        }
+        wrong = [
+            f"{key} {plain[key]}"
+            for key in plain
+            if isinstance(plain[key], float) and not isfinite(plain[key])
+        ]
+        if wrong:
+            raise TrainingDiverged(
+                f"after epoch {epoch} of {self.epochs}: {', '.join(wrong)}; lower train.learning_rate in params.yaml "
+                "and start a new run"
+            )
+        return plain
 
     def _keep(self, checkpoints: Path, epoch: int, identity: str) -> None:
         """The file first, then the note that names it: killed in between, the one before holds."""
@@ -196,7 +229,9 @@ class Trainer(ABC):
         digest = hashlib.sha256(f"{config} {outputs} {self.epochs} {self.made_with}".encode())
         for pixels in in_batches(data.pixels, 10_000):
             digest.update(pixels.tobytes())
-        for array in (data.targets, data.weights):
+        for pixels in in_batches(data.validation_pixels, 10_000):
+            digest.update(pixels.tobytes())
+        for array in (data.targets, data.weights, data.validation_targets):
             digest.update(array.tobytes())
         if base is not None:
             digest.update((base / "model.onnx").read_bytes())
@@ -208,24 +243,23 @@ def in_batches(images: NDArray[np.uint8] | Images, size: int) -> Iterator[NDArra
 
 
 def loss_weights(
-    targets: NDArray[np.int64],
-    corrected: NDArray[np.bool_],
-    persons: NDArray[np.str_],
-    config: TrainingConfig,
+    targets: NDArray[np.int64], corrected: NDArray[np.bool_], actors: NDArray[np.str_], config: TrainingConfig
 ) -> NDArray[np.float32]:
-    """All (N,): what each image's loss counts. corrected: whether somebody said what it is. persons: who; "" for one
-    whose word is the team's.
+    """All (N,): how much each image counts. corrected: whether somebody said what it is. actors: who; "" where the word
+    is the team's.
 
-    Corrected images weigh more, but what one person's weigh more comes to at most `person_share` of an average
-    category.
+    Corrected images count more, but what one actor's count more comes to at most `actor_share` of an average category,
+    and what all of them count more to no more than the images themselves: many need no lift.
     """
     plain = balanced(targets, config.balance)
     more = np.where(corrected, plain * (config.correction_weight - 1), 0)
-    bound = config.person_share * plain.sum() / len(np.unique(targets))
-    names, whose = np.unique(persons, return_inverse=True)
+    bound = config.actor_share * plain.sum() / len(np.unique(targets))
+    names, whose = np.unique(actors, return_inverse=True)
     kept = np.minimum(1, bound / np.maximum(np.bincount(whose, more), 1e-9))
     kept[names == ""] = 1
-    return np.asarray(plain + more * kept[whose], np.float32)
+    more *= kept[whose]
+    more *= min(1, plain.sum() / max(more.sum(), 1e-9))
+    return np.asarray(plain + more, np.float32)
 
 
 def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]:

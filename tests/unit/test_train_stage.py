@@ -34,6 +34,10 @@ PARAMS = {
     "min_steps": 4,
     "batch_size": 32,
     "threads": 1,
+    "warm_epochs": 3,
+    "correction_weight": 8.0,
+    "actor_share": 100,
+    "balance": 0,
 }
 FILES = {"model.onnx", "weights.safetensors", "categories.json", "input.json", "example_answer.json"}
 
@@ -175,6 +179,20 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     assert read_json(tmp_path / "two/runs/1/train.json")["figures"]["epochs"] == 4
 
 
+def test_a_trainer_that_knows_nothing_of_other_processes_is_not_given_any(tmp_path: Path) -> None:
+    train = {"processes": 2, "trainer": "alone"}
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train=train)
+    code = (
+        "import sys; from pipeline.training import trainer; from pipeline.training.classifier import Classifier;"
+        "trainer._offered = lambda name: type('Alone', (Classifier,), {'trains_together': False});"
+        "from pipeline.stages import StageRun; from pipeline.stages.train import work; from pathlib import Path;"
+        f"work(StageRun(Path({str(tmp_path)!r}), 1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "the trainer 'alone' trains in one process; set train.processes: 1" in done.stderr
+    assert not (tmp_path / "runs/1/metrics.jsonl").exists()
+
+
 def test_torchrun_trains_with_the_processes_it_starts(tmp_path: Path) -> None:
     write_home(tmp_path, {"ant": "active", "bee": "active"})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
@@ -300,10 +318,10 @@ def test_scratch_leaves_the_champions_weights_alone_but_keeps_its_outputs(tmp_pa
 
 
 def test_a_persons_corrections_weigh_no_more_than_their_share_a_reviewers_do(tmp_path: Path) -> None:
-    write_home(tmp_path, {"ant": "active", "bee": "active"}, images=402, train={"person_share": 0.5})
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, images=402, train={"actor_share": 0.5})
     stage = StageRun(tmp_path, None)
     images = dataset.load(tmp_path, stage.params.input.spec, ("train",))
-    people = {"correction": ["busy"] * 100 + ["rare"] * 3, "review": ["reviewer"] * 100}
+    people = {"correction": ["busy"] * 100 + ["rare"] * 3, "review": ["reviewer"] * 50}
     sources = [source for source, actors in people.items() for _ in actors]
     actors = [actor for named in people.values() for actor in named]
     rest = len(images) - len(sources)
@@ -314,4 +332,4 @@ def test_a_persons_corrections_weigh_no_more_than_their_share_a_reviewers_do(tmp
     weights = training_data(replace(images, table=table), categories, stage.params.train).weights
     assert weights[:100].sum() == pytest.approx(100 + 0.5 * 400, rel=0.01)  # instead of 800
     assert weights[100:103].tolist() == [8, 8, 8]
-    assert weights[103:203].tolist() == [8] * 100
+    assert weights[103:153].tolist() == [8] * 50

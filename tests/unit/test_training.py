@@ -20,7 +20,7 @@ from pipeline.training.classifier import Classifier, batches, steps_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import ExportFailed, describe, export_network, pattern, read_weights
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
-from pipeline.training.networks import Block, ImageNetwork, Network, images_of, misfit, start_from
+from pipeline.training.networks import Block, ImageNetwork, Network, images_of, misfit, start_from, whitening
 from pipeline.training.optimizer import orthogonal
 from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
 
@@ -286,15 +286,22 @@ def test_weighted_images_decide_what_is_learnt() -> None:
     assert accuracy(train(data), flipped) == 1.0
 
 
+def test_many_corrections_count_in_all_no_more_than_the_images() -> None:
+    targets, actors = np.arange(100) % 2, np.array([f"actor {n}" for n in range(100)])
+    weights = loss_weights(targets, np.arange(100) < 80, actors, CONFIG)
+    assert weights.sum() == pytest.approx(200)
+    assert weights[80:].tolist() == [1] * 20
+
+
 def test_one_person_does_not_tip_what_many_images_say() -> None:
     pixels, targets = lines(400)
     lies = (targets == 0) & (np.arange(400) < 80)
     said = np.where(lies, 1, targets)
-    persons = np.where(lies, "liar", "")
+    actors = np.where(lies, "liar", "")
 
     def right_without(bound: float) -> float | None:
-        config = CONFIG.model_copy(update={"person_share": bound})
-        weights = loss_weights(said, lies, persons, config)
+        config = CONFIG.model_copy(update={"actor_share": bound})
+        weights = loss_weights(said, lies, actors, config)
         return accuracy(train(TrainingData(pixels, said, weights, *lines(40, seed=1)), config), lines_data())
 
     assert right_without(0.1) == 1.0
@@ -327,6 +334,112 @@ def test_answers_are_averaged_over_mirror_images_only_where_validation_says_so()
     trainer = train(data)
     assert not trainer.network.mirrored
     assert accuracy(trainer, data) == 1.0
+
+
+def test_answers_are_averaged_over_mirror_images_where_that_is_better(tmp_path: Path) -> None:
+    """Each drawing is half of a symmetric one: its mirror image shows what it lacks."""
+    rng = np.random.default_rng(0)
+    noisy = lines(96)[0] // 2 + rng.integers(0, 120, (96, 28, 28), np.uint8)
+    data = TrainingData(*lines_data().__dict__.values())
+    data = replace(data, validation_pixels=noisy, validation_targets=np.arange(96) % 2)
+    trainer = train(data)
+    assert trainer.network.mirrored
+    assert trainer.validate() == trainer.validate()
+    trainer.export_model(tmp_path, noisy[0])
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    straight, mirrored = (
+        session.run(None, {"pixels": each})[0] for each in (noisy, noisy[:, :, ::-1].copy())
+    )
+    np.testing.assert_allclose(straight, mirrored, atol=1e-5)
+
+
+def test_each_image_is_passed_over_in_every_epoch_and_corrected_ones_more_often() -> None:
+    seen: list[Tensor] = []
+
+    class Seen(Classifier):
+        def _batch_of(self, part: Part) -> Batch:
+            seen.append(part.chosen)
+            return super()._batch_of(part)
+
+    data = replace(lines_data(), weights=np.where(np.arange(96) < 10, 16, 1).astype(np.float32))
+    Seen(CONFIG.model_copy(update={"epochs": 1, "min_steps": 1, "batch_size": 6}), device=CPU).fit(data, 2)
+    times = torch.bincount(torch.cat(seen))
+    assert times.tolist() == [16] * 10 + [1] * 86
+
+
+def test_the_first_steps_are_of_small_images_and_a_warm_start_has_none(tmp_path: Path) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Sizes(Classifier):
+        def _batch_of(self, part: Part) -> Batch:
+            batch = super()._batch_of(part)
+            sizes.append(tuple(batch.images.shape[2:]))
+            return batch
+
+    config = CONFIG.model_copy(update={"epochs": 1, "low_resolution": 0.5, "low_resolution_share": 0.6})
+    trainer = Sizes(config, device=CPU)
+    trainer.fit(lines_data(), 2)
+    assert sizes == [(14, 14)] * 24 + [(28, 28)] * 16  # two parts a step
+    assert trainer.share_of_time(1) == 1
+    sizes.clear()
+    Sizes(config, device=CPU).fit(lines_data(), 2, base=champion(tmp_path, trainer.network))
+    assert set(sizes) == {(28, 28)}
+
+
+def test_a_stem_whitens_the_patches_of_the_images_it_was_made_for() -> None:
+    images = F.avg_pool2d(torch.rand(200, 3, 36, 36, generator=torch.Generator().manual_seed(0)), 3, 1)
+    stem = whitening([images[:100], images[100:]], 3, 20)
+    assert torch.equal(stem[:10], -stem[10:])
+    seen = F.conv2d(images, stem[:10], stride=2).permute(1, 0, 2, 3).flatten(1)
+    power = seen @ seen.T / seen.shape[1]
+    assert (power.diag() > 0.5).all()
+    assert (power.diag() < 1.1).all()
+    assert (power - power.diag().diag()).abs().max() < 0.05
+
+
+def test_perturbed_filters_are_that_much_random_and_as_long_as_they_were() -> None:
+    base, network = Network(1, (8, 16), 2), Network(1, (8, 16), 2)
+    known, random = (n.state_dict()["blocks.0.conv1.weight"].clone() for n in (base, network))
+    start_from(network, base.state_dict(), perturb=0.25)
+    mixed = network.state_dict()["blocks.0.conv1.weight"]
+    assert torch.allclose(mixed, 0.75 * known + 0.25 * random * known.norm() / random.norm())
+    assert torch.equal(network.output.weight, base.output.weight)
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"train_loss": 1.0}, "gave no validation_loss, validation_accuracy of epoch 1"),
+        (
+            {"train_loss": 1.0, "validation_loss": float("nan"), "validation_accuracy": 0.5},
+            "validation_loss nan",
+        ),
+    ],
+)
+def test_figures_of_a_trainer_that_are_missing_or_no_numbers_are_named(
+    figures: Figures, message: str
+) -> None:
+    class Odd(Classifier):
+        def train_epoch(self, epoch: int) -> Figures:
+            super().train_epoch(epoch)
+            return figures
+
+        def validate(self) -> Figures:
+            return {}
+
+    with pytest.raises(StageError, match=message):
+        Odd(CONFIG, device=CPU).fit(lines_data(), 2)
+
+
+def test_a_device_lost_in_validation_is_told_too() -> None:
+    class Lost(Classifier):
+        def validate(self) -> Figures:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with")
+
+    with pytest.raises(
+        StageError, match=r"epoch 1 of 3: CUDA error: unspecified launch failure\. .*emend resume"
+    ):
+        Lost(CONFIG, device=CPU).fit(lines_data(), 2)
 
 
 def test_colour_photos_of_another_size_train_with_the_same_code() -> None:
