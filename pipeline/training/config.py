@@ -116,5 +116,5 @@ class TrainingConfig(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="Loss weight of a category grows as (mean count / its count) to this power: lifts new ones.",
+        description="How much an image of a category counts: (mean count / its count) to this power. Lifts new ones.",
     )
