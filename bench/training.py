@@ -6,8 +6,8 @@
 Splits the images by hash as the product does (80/10/10), trains on the first part with the preset's parameters,
 and reports the accuracy on the last, which nothing was tuned on. The last line is JSON.
 
-Chosen on rows 0 to 999 of each file of drawings (8,000 to train on, 2,000 to be asked about, four seeds, so 0.2 points is
-noise; seconds of two cores, on which other work ran), 6 epochs, answers averaged over mirror images:
+Chosen on rows 0 to 999 of each file of drawings (8,000 to train on, 2,000 to be asked about, four seeds, so 0.2 points
+is noise; seconds of two cores, on which other work ran), 6 epochs, answers averaged over mirror images:
 
     widths 32 48 96, 20x20 for 0.6 of the steps        91.3 %    6.1 s
     the same with answers as they are                  90.6 %
@@ -29,10 +29,11 @@ noise; seconds of two cores, on which other work ran), 6 epochs, answers average
     a trained stem that skips every other position,
       widths 24 48 96, 10 epochs; not mirrored         90.4 %   13.9 s (one seed)
 
-Earlier: Muon 90.2 % against AdamW's 88.0 %, in the same time; strides instead of halving 88.5 % where halving had 90.4 %.
+Earlier: Muon 90.2 % against AdamW's 88.0 %, in the same time; strides instead of halving 88.5 % where halving had
+90.4 %.
 
-The start of a run after corrections, of a champion of 9,600 generated drawings, 5 and 30 corrections a category (rows 0 to
-599), asked about rows 600 to 999, seeds 1 and 2; `right`: of the corrections trained on:
+The start of a run after corrections, of a champion of 9,600 generated drawings, 5 and 30 corrections a category (rows 0
+to 599), asked about rows 600 to 999, seeds 1 and 2; `right`: of the corrections trained on:
 
     from                                        5 a category: accuracy, right    30 a category
     new weights, 4 epochs                       87.9  87.4 %    85   88 %        89.1  88.9 %    95   94 %
