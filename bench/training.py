@@ -108,10 +108,11 @@ def main() -> None:
         ours = config.model_copy(update={"epochs": epochs})
         recipes[f"{epochs} epochs"] = partial(measure, outputs=len(names), config=ours)
     if given.without:
-        recipes |= {
-            f"without {name}": partial(measure, outputs=len(names), config=config.model_copy(update=change))
-            for name, change in WITHOUT.items()
-        }
+        for name, change in WITHOUT.items():
+            lacking = ours.model_copy(update=change)  # of the last that is compared
+            recipes[f"{ours.epochs} epochs without {name}"] = partial(
+                measure, outputs=len(names), config=lacking
+            )
     found = compare(split_by_hash(pixels, targets), recipes, given.seeds)
     print(
         json.dumps(
