@@ -60,6 +60,9 @@ ADAMW_SHARE = 1 / 80  # its learning rate as a share of Muon's, which is in othe
 PROGRESS_SECONDS = 10.0
 VALIDATION_BATCH = 64  # more at once does not fit the processor's cache
 SMALLEST_PROBABILITY = 1e-12  # of a right answer: none has an infinite loss
+MIRROR_MARGIN = (
+    0.005  # of accuracy: labels that a mirror changes cost more; on other people's images it is worth 1 %
+)
 HELD_AT_ONCE = 10_000  # images, on their way to a GPU
 SETTLED_IMAGES = 1024  # what batch statistics are measured on
 
@@ -308,7 +311,10 @@ class Classifier(Trainer):
         if self._epoch == self.epochs and self.config.mirror and loss is not None:
             self.network.mirrored.fill_(True)
             mirrored_loss, mirrored_accuracy = self.measure(images, targets)
-            if mirrored_loss is not None and mirrored_loss < loss:
+            assert accuracy is not None
+            assert mirrored_loss is not None
+            assert mirrored_accuracy is not None
+            if mirrored_loss < loss or mirrored_accuracy >= accuracy - MIRROR_MARGIN:
                 loss, accuracy = mirrored_loss, mirrored_accuracy
             else:
                 self.network.mirrored.fill_(False)

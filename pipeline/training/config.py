@@ -93,8 +93,8 @@ class TrainingConfig(BaseModel):
     )
     mirror: bool = Field(
         True,
-        description="Whether the model may answer with the mean over an image and its mirror image. It does where that "
-        "lowers the loss on the validation images.",
+        description="Whether the model may answer with the mean over an image and its mirror image. It does unless "
+        "that costs half a point on the validation images, as it does where a mirror changes what an image is.",
     )
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")
