@@ -1,4 +1,4 @@
-"""What tracking costs training: the stage as it is, and with no curve written, nothing sampled, nothing forwarded.
+"""What tracking costs training: as the stage trains, and with no curve written, nothing sampled, nothing forwarded.
 
     python -m bench.tracking ../shared/data/quickdraw10 [--rounds 5] [--limit 1000] [--epochs 4]
 
@@ -39,13 +39,14 @@ import pyarrow as pa
 import torch
 import yaml
 
-import core.machine
 from core.images import encode_png, name_of, split_of
+from core.machine import Sampler
 from core.storage import write_json
 from pipeline import dataset
 from pipeline.dataset import Category
 from pipeline.stages import StageRun, train
 from pipeline.tracking import TrackedRun, Tracking
+from pipeline.training.trainer import get_trainer
 from pipeline.workspace import PRESETS
 from tests.support.mlflow_server import MlflowServer
 
@@ -132,66 +133,47 @@ def measure_one(home: Path, mlflow: MlflowServer, kind: str, run_id: int) -> dic
 
 
 def train_here(home: Path, run_id: int, *, is_tracked: bool) -> dict[str, float]:
-    """The stage itself. tracking_seconds: what it spent on that."""
+    """What the stage does, without its export. tracking_seconds: what it spent on that."""
     train.warm_up()
-    spent = Spent()
-    if is_tracked:
-        spent.count()
-    else:
-        leave_out()
+    stage = StageRun(home, run_id)
+    config = stage.params.train
+    outputs = train.decide_outputs(dataset.read_categories(home), [])
+    images = dataset.load(home, stage.params.input.spec, ("train", "validation"))
+    data = train.training_data(images, outputs, config)
+    trainer = get_trainer(config.trainer, config)
+    curve, sampler, in_reports = (
+        train.Curve(stage.folder / "metrics.jsonl"),
+        CountedSampler(trainer.gpu_uuid),
+        0.0,
+    )
+
+    def report(figures: dict[str, Any]) -> None:
+        nonlocal in_reports
+        started = time.perf_counter()
+        curve.add(figures | sampler.take())
+        in_reports += time.perf_counter() - started
+
     began, cpu_began = time.perf_counter(), time.process_time()
-    train.work(StageRun(home, run_id))
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "tracking_seconds": spent.seconds}
+    if is_tracked:
+        with sampler:
+            trainer.fit(data, len(outputs), checkpoints=stage.folder / "checkpoints", report=report)
+    else:
+        trainer.fit(data, len(outputs), checkpoints=stage.folder / "checkpoints")
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+        "tracking_seconds": in_reports + sampler.thread_seconds,
+    }
 
 
-class Spent:
-    """Time in the report of each epoch, and the CPU time of the sampler's thread."""
+class CountedSampler(Sampler):
+    """thread_seconds: CPU time of its thread, when it has ended."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    thread_seconds = 0.0
 
-    def count(self) -> None:
-        spent = self
-
-        class CountedSampler(core.machine.Sampler):
-            def take(self) -> dict[str, float | int]:
-                began = time.perf_counter()
-                figures = super().take()
-                spent.seconds += time.perf_counter() - began
-                return figures
-
-            def _run(self) -> None:
-                super()._run()
-                spent.seconds += time.thread_time()
-
-        class CountedCurve(train.Curve):
-            def add(self, figures: dict[str, Any]) -> None:
-                began = time.perf_counter()
-                super().add(figures)
-                spent.seconds += time.perf_counter() - began
-
-        core.machine.Sampler = CountedSampler  # type: ignore[misc]
-        train.Curve = CountedCurve  # type: ignore[misc]
-
-
-def leave_out() -> None:
-    class NoSampler(core.machine.Sampler):
-        def __enter__(self) -> NoSampler:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def take(self) -> dict[str, float | int]:
-            return {}
-
-    class NoCurve(train.Curve):
-        def add(self, figures: dict[str, Any]) -> None:
-            self.last = figures
-
-    core.machine.Sampler = NoSampler  # type: ignore[misc]
-    train.Curve = NoCurve  # type: ignore[misc]
+    def _run(self) -> None:
+        super()._run()
+        self.thread_seconds = time.thread_time()
 
 
 def write_home(home: Path, source: Path, limit: int, epochs: int) -> None:
