@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 OUTPUT_ROWS = ("output.weight", "output.bias")
 STEM_SIDE = 5
-WHITENING_NOISE = (
-    3e-3  # added to each direction's variance, 0..1 pixels: weak ones are noise, not to be made strong
-)
+# Added to each direction's variance (of 0..1 pixels): weak ones are noise, and not to be made strong.
+WHITENING_NOISE = 3e-3
 
 
 class Block(nn.Module):

@@ -47,7 +47,7 @@ class TrainingDiverged(StageError):
 @dataclass(frozen=True)
 class TrainingData:
     """pixels: uint8 (N, H, W[, 3]), in memory or on disk; targets: int64 (N,), output indices; weights: float32 (N,),
-    loss weights."""
+    how much each image counts."""
 
     pixels: NDArray[np.uint8] | Images
     targets: NDArray[np.int64]
@@ -263,7 +263,7 @@ def loss_weights(
 
 
 def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]:
-    """Loss weights that lift rare outputs: (mean count / count) ** exponent, so 0 leaves all at 1."""
+    """Weights that lift rare outputs: (mean count / count) ** exponent, so 0 leaves all at 1."""
     counts = np.bincount(targets)
     mean = float(counts[counts > 0].mean())
     return np.asarray((mean / counts[targets]) ** exponent, np.float32)
