@@ -9,18 +9,16 @@ Takes some eight seconds to start: share one among the tests of a module (`scope
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import psutil
 
-from tests.support.processes import free_port, stop_group, wait_for_http
+from tests.support.processes import free_port, frozen, stop_group, wait_for_http
 
 START_TIMEOUT_SECONDS = 90
 
@@ -65,15 +63,10 @@ class MlflowServer:
             )
         wait_for_http(f"{self.url}/health", self._process, log, START_TIMEOUT_SECONDS)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[None]:
         """It accepts and never answers, while the block lasts."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self._process.pid, signal.SIGCONT)
+        return frozen(self._process)
 
     def cpu_seconds(self) -> float:
         """Of all its processes since they began."""

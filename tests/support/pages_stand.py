@@ -27,6 +27,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -49,7 +50,7 @@ from pipeline.supervisor import clear_dead_server
 from tests.support import tiny_model
 from tests.support.browser import accessibility_faults, faults
 from tests.support.gateway import ROOT, add_model, environment, params
-from tests.support.processes import free_port, stop_group, wait_for_http
+from tests.support.processes import free_port, frozen, stop_group, wait_for_http
 
 DOODLES, PHOTOS = "doodles", "photos"
 VISITOR = "visitor-of-the-stand"  # whose receipts a full stand has, see `Stand.visit`
@@ -141,15 +142,10 @@ class Service:
         finally:
             self.start()
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It takes connections and answers nothing meanwhile."""
+    def frozen(self) -> AbstractContextManager[None]:
+        """It accepts and never answers, while the block lasts."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self._process.pid, signal.SIGCONT)
+        return frozen(self._process)
 
 
 class Database:
