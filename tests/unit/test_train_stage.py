@@ -226,6 +226,26 @@ def test_a_process_that_is_killed_ends_the_training_and_the_run_goes_on_from_its
     assert read_json(tmp_path / "runs/1/train.json")["figures"]["epochs"] == 20
 
 
+# Waits for the other process without end and without noticing that it is gone, as NCCL does.
+WAITS_WITHOUT_NOTICING = """
+import os, sys, time
+from pipeline.training import ranks
+ranks.END_SECONDS = 0.2
+with ranks.together(2, [__file__]):
+    if ranks.rank() == 1:
+        os._exit(7)
+    time.sleep(600)
+"""
+
+
+def test_a_process_that_waits_for_one_that_is_gone_without_noticing_ends_and_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(WAITS_WITHOUT_NOTICING)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "error: the 2 processes that train together lost each other: number 1 ended with 7" in done.stderr
+
+
 def test_a_curve_whose_last_line_was_cut_off_goes_on_with_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch": 2, "train_l')

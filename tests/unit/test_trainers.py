@@ -17,8 +17,8 @@ from pipeline.stages import StageError, StageRun
 from pipeline.stages.train import work
 from pipeline.training.config import TrainingConfig
 from pipeline.training.trainer import BUILT_IN, Trainer, TrainingData, get_trainer
+from tests.support.lines import lines, lines_data
 from tests.unit.test_train_stage import FILES, write_home
-from tests.unit.test_training import lines, lines_data
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "linear_trainer"
 CONFIG = TrainingConfig(trainer="linear", augmentation="none", epochs=4)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.images import InputSpec
-from pipeline.dataset import Category
 from pipeline.stages import StageError
-from pipeline.training.augmentation import Kind, augment, drawing
 from pipeline.training.classifier import Classifier, batches, steps_of
 from pipeline.training.config import TrainingConfig
-from pipeline.training.export import ExportFailed, describe, export_network, pattern, read_weights
+from pipeline.training.export import export_network, pattern
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
-from pipeline.training.networks import Block, ImageNetwork, Network, images_of, misfit, start_from, whitening
-from pipeline.training.optimizer import orthogonal
+from pipeline.training.networks import Block, ImageNetwork, Network, images_of
 from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
+from tests.support.lines import lines, lines_data
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
     augmentation="drawing", widths=(8, 16), batch_size=32, min_steps=20, threads=1, epochs=3
 )
-DOODLE = InputSpec("L", 28, 28)
-PHOTO = InputSpec("RGB", 32, 32)
-
-
-def lines(count: int, seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Drawings of one line: upright ones are 0, level ones 1."""
-    rng = np.random.default_rng(seed)
-    pixels = np.zeros((count, 28, 28), np.uint8)
-    targets = np.arange(count) % 2
-    for image, target in zip(pixels, targets, strict=True):
-        image[1:27, 12 + rng.integers(4)] = 255
-        if target:
-            image[:] = image.T.copy()
-    return pixels, targets.astype(np.int64)
-
-
-def lines_data(count: int = 96) -> TrainingData:
-    pixels, targets = lines(count)
-    return TrainingData(pixels, targets, np.ones(count, np.float32), *lines(40, seed=1))
 
 
 def train(
@@ -386,26 +363,6 @@ def test_the_first_steps_are_of_small_images_and_a_warm_start_has_none(tmp_path:
     assert set(sizes) == {(28, 28)}
 
 
-def test_a_stem_whitens_the_patches_of_the_images_it_was_made_for() -> None:
-    images = F.avg_pool2d(torch.rand(200, 3, 36, 36, generator=torch.Generator().manual_seed(0)), 3, 1)
-    stem = whitening([images[:100], images[100:]], 3, 20)
-    assert torch.equal(stem[:10], -stem[10:])
-    seen = F.conv2d(images, stem[:10], stride=2).permute(1, 0, 2, 3).flatten(1)
-    power = seen @ seen.T / seen.shape[1]
-    assert (power.diag() > 0.5).all()
-    assert (power.diag() < 1.1).all()
-    assert (power - power.diag().diag()).abs().max() < 0.05
-
-
-def test_perturbed_filters_are_that_much_random_and_as_long_as_they_were() -> None:
-    base, network = Network(1, (8, 16), 2), Network(1, (8, 16), 2)
-    known, random = (n.state_dict()["blocks.0.conv1.weight"].clone() for n in (base, network))
-    start_from(network, base.state_dict(), perturb=0.25)
-    mixed = network.state_dict()["blocks.0.conv1.weight"]
-    assert torch.allclose(mixed, 0.75 * known + 0.25 * random * known.norm() / random.norm())
-    assert torch.equal(network.output.weight, base.output.weight)
-
-
 @pytest.mark.parametrize(
     ("figures", "message"),
     [
@@ -450,47 +407,12 @@ def test_colour_photos_of_another_size_train_with_the_same_code() -> None:
     assert accuracy(train(data, CONFIG.model_copy(update={"augmentation": "photo"})), data) == 1.0
 
 
-def test_a_grown_network_keeps_the_rows_of_known_outputs_and_new_ones_win_nowhere() -> None:
-    base, grown = Network(1, (8, 16), 2).eval(), Network(1, (8, 16), 4).eval()
-    assert misfit(grown, base.state_dict()) is None
-    start_from(grown, base.state_dict())
-    assert torch.equal(grown.output.weight[:2], base.output.weight)
-    assert torch.equal(grown.output.bias[:2], base.output.bias)
-    assert torch.equal(grown.stem.weight, base.stem.weight)
-    images = torch.rand(50, 1, 28, 28)
-    assert torch.equal(grown(images).argmax(1), base(images).argmax(1))
-
-
 def test_a_warm_start_knows_from_the_first_step_what_the_base_knew(tmp_path: Path) -> None:
     base = champion(tmp_path, train(lines_data()).network)
     still = CONFIG.model_copy(update={"warm_epochs": 1, "warm_learning_rate": 1e-9})
     trainer = train(lines_data(), still, 3, base=base)
     assert trainer.starts_from_base
     assert accuracy(trainer, lines_data()) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("base", "why"),
-    [
-        (Network(1, (8, 24), 2), "its blocks.0.conv1.weight is (24, 8, 3, 3), this network's (16, 8, 3, 3)"),
-        (Network(3, (8, 16), 2), "its stem.weight is (8, 3, 5, 5), this network's (8, 1, 5, 5)"),
-        (Network(1, (8, 16, 16), 2), "it has 28 tensors where this network has 16"),
-        (Network(1, (8, 16), 4), "it has 4 outputs, this network only 3"),
-    ],
-)
-def test_a_base_that_does_not_fit_is_named(base: Network, why: str) -> None:
-    assert misfit(Network(1, (8, 16), 3), base.state_dict()) == why
-
-
-def test_orthogonal_keeps_directions_and_levels_their_strength() -> None:
-    torch.manual_seed(0)
-    for shape in ((8, 40), (40, 8)):
-        matrix = torch.randn(shape)
-        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        inside = left.T @ orthogonal(matrix) @ right.T
-        assert (inside.diag() > 0.5).all()
-        assert (inside.diag() < 1.5).all()
-        assert (inside - inside.diag().diag()).abs().max() < 1e-3
 
 
 def test_a_small_set_is_passed_over_several_times_and_each_image_is_seen_once_a_pass() -> None:
@@ -507,76 +429,3 @@ def test_rare_outputs_weigh_more() -> None:
     weights = balanced(targets, 0.5)
     assert weights[-1] == pytest.approx(2 * weights[0])
     assert (balanced(targets, 0) == 1).all()
-
-
-@pytest.mark.parametrize("kind", ["none", "drawing", "photo"])
-def test_augmentation_keeps_shape_and_range_and_repeats_with_the_seed(kind: Kind) -> None:
-    images = torch.rand(6, 3 if kind == "photo" else 1, 28, 32)
-    first, again = (augment(images, kind, torch.Generator().manual_seed(3), (28, 32)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert first.shape == images.shape
-    assert first.min() >= 0
-    assert first.max() <= 1 + 1e-6
-    assert torch.equal(first, images) == (kind == "none")
-
-
-def test_a_changed_drawing_still_fills_the_frame() -> None:
-    images = images_of(torch.from_numpy(lines(50)[0]))
-    changed = drawing(images, torch.Generator().manual_seed(0), (28, 28))
-    for image in changed[:, 0]:
-        y, x = torch.nonzero(image > 0.5, as_tuple=True)
-        assert max(y.max() - y.min(), x.max() - x.min()) + 1 in range(24, 29)
-    assert not drawing(torch.zeros(2, 1, 28, 28), torch.Generator(), (28, 28)).any()
-
-
-CATEGORIES = [Category(3, "cat", "active"), Category(1, "dog", "active")]
-
-
-@pytest.mark.parametrize("spec", [DOODLE, PHOTO])
-def test_the_exported_graph_answers_as_the_network(spec: InputSpec, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = Network(1 if spec.mode == "L" else 3, (8, 16, 24), 2).eval()
-    export_network(network, tmp_path, pattern(spec.shape), train_images=7)
-    describe(tmp_path, CATEGORIES, spec, pattern(spec.shape))
-    pixels = np.random.default_rng(0).integers(0, 256, (5, *spec.shape), np.uint8)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    (answers,) = session.run(["probabilities"], {"pixels": pixels})
-    with torch.inference_mode():
-        expected = network(images_of(torch.from_numpy(pixels))).softmax(1).numpy()
-    assert answers.dtype == np.float32
-    np.testing.assert_allclose(answers, expected, atol=1e-5)
-    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
-
-    example = json.loads((tmp_path / "example_answer.json").read_text())
-    (again,) = session.run(None, {"pixels": np.array(example["inputs"], np.uint8)})
-    np.testing.assert_array_equal(again, np.array(example["probabilities"], np.float32))
-    assert json.loads((tmp_path / "categories.json").read_text()) == {
-        "outputs": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}]
-    }
-    assert json.loads((tmp_path / "input.json").read_text())["width"] == spec.width
-    weights, images = read_weights(tmp_path / "weights.safetensors")
-    assert images == 7
-    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
-
-
-def test_the_same_weights_give_the_same_files_in_any_folder(tmp_path: Path) -> None:
-    network = Network(1, (8, 16), 2).eval()
-    for name in ("a", "b/c"):
-        export_network(network, tmp_path / name, pattern((28, 28)))
-        describe(tmp_path / name, CATEGORIES, DOODLE, pattern((28, 28)))
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == [
-        *("categories.json", "example_answer.json", "input.json", "model.onnx", "weights.safetensors")
-    ]
-    for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / "c" / name).read_bytes(), name
-
-
-def test_a_graph_that_is_not_what_a_server_expects_is_no_model(tmp_path: Path) -> None:
-    network = Network(1, (8, 16), 3).eval()
-    export_network(network, tmp_path, pattern((28, 28)))
-    with pytest.raises(ExportFailed, match=r"probabilities \(2, 2\) that add up to 1; it answers \(2, 3\)"):
-        describe(tmp_path, CATEGORIES, DOODLE, pattern((28, 28)))
-    with pytest.raises(ExportFailed, match="does not answer uint8 pixels"):
-        describe(tmp_path, CATEGORIES, PHOTO, pattern((32, 32, 3)))
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "weights.safetensors"}
