@@ -19,7 +19,8 @@ from api.batching import Batcher
 from api.catalogue import Catalogue
 from api.gateway import Gateway, gateway
 from api.history import History
-from api.upstream import ModelServer
+from api.trials import Trials
+from api.upstream import ModelServers
 from core import web
 from core.database import session
 from core.errors import EmendError
@@ -37,6 +38,7 @@ def create_app() -> FastAPI:
         "Images in, answers out, corrections kept. Errors have one shape, see any 4xx below; times are UTC.",
         lifespan=_lifespan,
     )
+    app.include_router(predictions.lean)  # first: each route before it costs a comparison
     for part in (predictions, corrections, models, runs, links, monitoring):
         app.include_router(part.router)
     app.include_router(health)
@@ -47,26 +49,30 @@ def create_app() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     here = settings()
-    model_server = ModelServer(here.serving_url, here.default_model)
+    model_servers = ModelServers(here.model_server_urls, here.default_model)
+    batcher = Batcher(model_servers.probabilities)
     state = Gateway(
         catalogue=Catalogue(),
-        model_server=model_server,
-        batcher=Batcher(model_server.probabilities),
+        model_servers=model_servers,
+        batcher=batcher,
         history=History(),
+        trials=Trials(batcher),
         actors=Actors(here.data_dir),
         decoding=anyio.CapacityLimiter(2),  # each may take 300 MB (core/images.py)
     )
     app.state.gateway = state
     state.catalogue.start()
     state.history.start()
+    state.trials.start()
     salt = asyncio.create_task(state.actors.prepare())
     try:
         yield
     finally:
         salt.cancel()
+        await anyio.to_thread.run_sync(state.trials.stop)
         await anyio.to_thread.run_sync(state.history.stop)
         await anyio.to_thread.run_sync(state.catalogue.stop)
-        await model_server.close()
+        await model_servers.close()
 
 
 @health.get("/", include_in_schema=False)
@@ -86,7 +92,7 @@ async def readyz(the: Annotated[Gateway, Depends(gateway)]) -> JSONResponse:
     checks: dict[str, Any] = {}
     for name, check in (
         ("database", anyio.to_thread.run_sync(_ask_database, abandon_on_cancel=True)),
-        ("model_server", the.model_server.ready()),
+        ("model_server", the.model_servers.ready()),
     ):
         try:
             with anyio.fail_after(READY_SECONDS):

@@ -24,9 +24,18 @@ from core.errors import Unavailable
 
 MOST_IMAGES = 64
 MOST_BYTES = 3_000_000  # the model server takes 5 MiB
-MOST_WAITING = 2048
+# Of images, for one version of a model: as many as are answered in about 40 ms. Past them a request is refused at once,
+# so that those that are answered are answered soon. One request may bring more than are left.
+MOST_WAITING = 128
 
-Score = Callable[[str, NDArray[np.uint8]], Awaitable[Answers]]
+Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
+
+
+class TooBusy(Unavailable):
+    """More is asked than can be answered."""
+
+    code = "too_busy"
+    retry_after_seconds = 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class _Waiting:
 
 @dataclass
 class _Lane:
-    """What waits for one model."""
+    """What waits for one version of a model."""
 
     waiting: deque[_Waiting] = field(default_factory=deque)
     busy: bool = False  # not `task.done()`: a task that has seen nothing waiting is done only a moment later
@@ -58,35 +67,42 @@ class Batcher:
 
     def __init__(self, score: Score) -> None:
         self._score = score
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[tuple[str, int | None], _Lane] = {}
 
-    async def answer(self, model: str, pixels: NDArray[np.uint8]) -> Answer:
-        """One image. Raises what the model server's client raises, and Unavailable when too many wait."""
-        lane = self._lanes.setdefault(model, _Lane())
-        if len(lane.waiting) >= MOST_WAITING:
-            raise Unavailable(f"{MOST_WAITING} images wait for '{model}' already; try again in a moment")
+    def admit(self, model: str) -> None:
+        """Before a request's images are decoded. Raises TooBusy when enough wait."""
+        lane = self._lanes.get((model, None))
+        if lane is not None and len(lane.waiting) >= MOST_WAITING:
+            metrics.REFUSED.labels(model).inc()
+            raise TooBusy(f"{len(lane.waiting)} images wait for '{model}' already; try again in a moment")
+
+    async def answer(self, model: str, pixels: NDArray[np.uint8], version: int | None = None) -> Answer:
+        """One image, of the live version or another. Raises what the model server's client raises."""
+        lane = self._lanes.setdefault((model, version), _Lane())
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         lane.waiting.append(_Waiting(pixels, future, telemetry.request_id()))
         if not lane.busy:
             lane.busy = True
-            lane.task = asyncio.create_task(self._drain(model, lane))
+            lane.task = asyncio.create_task(self._drain(model, version, lane))
         return await future
 
-    async def _drain(self, model: str, lane: _Lane) -> None:
+    async def _drain(self, model: str, version: int | None, lane: _Lane) -> None:
         try:
             while batch := _next_batch(lane.waiting):
-                await self._send(model, batch)
+                await self._send(model, version, batch)
         finally:
             lane.busy = False
+            if version is not None:  # versions come and go
+                self._lanes.pop((model, version), None)
 
-    async def _send(self, model: str, batch: list[_Waiting]) -> None:
+    async def _send(self, model: str, version: int | None, batch: list[_Waiting]) -> None:
         # In this task only; unbound, every call would carry the id of whoever found the lane idle.
         telemetry.bind(request_id=",".join(each.request_id for each in batch if each.request_id) or None)
         futures = [each.future for each in batch]
         metrics.BATCH_IMAGES.labels(model).observe(len(batch))
         started = time.perf_counter()
         try:
-            answers = await self._score(model, np.stack([each.pixels for each in batch]))
+            answers = await self._score(model, np.stack([each.pixels for each in batch]), version)
         except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
             for future in futures:
                 if not future.done():

@@ -1,7 +1,7 @@
 """What the gateway must know to answer while the database is away: models, their input, their outputs' names.
 
-Read from the database every few seconds by one thread, which also keeps the slow gauges, and at once when
-somebody asks for what is not there yet. What was read last stays in use until something newer is read.
+Read from the database every few seconds and at a promotion by one thread, which also keeps the slow gauges, and at once
+when somebody asks for what is not there yet. What was read last stays in use until something newer is read.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from sqlalchemy.orm import Session
 
 from api import metrics
 from api.errors import BadAnswer, UnknownModel
+from api.trials import OpenTrial
 from core import telemetry
-from core.database import Category, Correction, CorrectionStatus, Model, Run, Version, session
+from core.database import Category, Correction, CorrectionStatus, Model, Run, Trial, Version, session
 from core.errors import EmendError, NotFound, Unavailable
 from core.images import InputSpec, as_mode
 from core.receipts import champion_version
 from core.registry import Registry
 from core.settings import settings
+from core.wake import Listener
 
 REFRESH_SECONDS = 3.0
 CHAMPION = "champion"
@@ -36,13 +38,15 @@ log = telemetry.get_logger("catalogue")
 
 @dataclass(frozen=True)
 class KnownModel:
-    """outputs: of each version, the names of what it can answer, in output order. removed: by retention."""
+    """outputs: of each version, the names of what it can answer, in output order. removed: by retention. trial: the one
+    under way."""
 
     name: str
     spec: InputSpec
     champion: int | None
     outputs: Mapping[int, tuple[str, ...]]
     removed: frozenset[int]
+    trial: OpenTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,18 @@ class Catalogue:
         self._asking_registry = threading.Lock()
         self._read_at = -float("inf")
         self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._listener = Listener(lambda: settings().database_url, self._woken.set)
         self._thread = threading.Thread(target=self._run, name="catalogue", daemon=True)
 
     def start(self) -> None:
+        self._listener.start()
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._listener.stop()
+        self._woken.set()
         self._thread.join(timeout=5)
 
     def get(self, name: str) -> KnownModel | None:
@@ -136,7 +145,8 @@ class Catalogue:
                 away = True
             except Exception:  # the thread's edge: the next round may do better
                 log.exception("catalogue failed")
-            self._stopping.wait(REFRESH_SECONDS)
+            self._woken.wait(REFRESH_SECONDS)
+            self._woken.clear()
 
 
 def spec_of(params: Mapping[str, Any]) -> InputSpec:
@@ -163,6 +173,10 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
     gone = select(Run.model, Run.version).where(Run.weights_removed_at.is_not(None), Run.version.is_not(None))
     for model, version_gone in db.execute(gone):
         removed.setdefault(model, set()).add(int(version_gone or 0))
+    under_way = {
+        trial.model: OpenTrial(trial.id, trial.kind, trial.version, trial.percent)
+        for trial in db.scalars(select(Trial).where(Trial.ended_at.is_(None)))
+    }
     models: dict[str, KnownModel] = {}
     holdout: dict[str, float] = {}
     for row in db.scalars(select(Model)):
@@ -175,7 +189,12 @@ def _read(db: Session) -> tuple[dict[str, KnownModel], _Gauges]:
         }
         champion = champion_version(db, row.name)
         models[row.name] = KnownModel(
-            row.name, spec_of(row.params), champion, outputs, frozenset(removed.get(row.name, ()))
+            row.name,
+            spec_of(row.params),
+            champion,
+            outputs,
+            frozenset(removed.get(row.name, ())),
+            under_way.get(row.name),
         )
         accuracy = holdout_accuracy(of_model[champion].figures) if champion in of_model else None
         if accuracy is not None:

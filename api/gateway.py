@@ -13,7 +13,8 @@ from api.actors import Actors
 from api.batching import Batcher
 from api.catalogue import Catalogue, KnownModel
 from api.history import History
-from api.upstream import ModelServer
+from api.trials import Trials
+from api.upstream import ModelServers
 from core.errors import InvalidInput
 from core.settings import settings
 
@@ -23,9 +24,10 @@ class Gateway:
     """decoding: how many images are decoded at once, each of which may take 300 MB."""
 
     catalogue: Catalogue
-    model_server: ModelServer
+    model_servers: ModelServers
     batcher: Batcher
     history: History
+    trials: Trials
     actors: Actors
     decoding: anyio.CapacityLimiter
 

@@ -17,8 +17,9 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import orjson
+from psycopg2 import Binary
 from sqlalchemy import ColumnElement, select, text
-from sqlalchemy.dialects.postgresql import insert
 from uuid_utils.compat import uuid7
 
 from api import metrics
@@ -97,9 +98,9 @@ class History:
             batch = list(islice(self._buffer.values(), MOST_PER_WRITE))
         self._make_partitions(batch)
         if batch:
-            rows = [_row(prediction) for prediction in batch]
+            columns = _columns(batch)
             with session() as db:
-                db.execute(insert(Prediction).on_conflict_do_nothing(), rows)
+                db.connection().exec_driver_sql(_INSERT, columns)
         with self._changing:
             for prediction in batch:
                 if self._buffer.pop(prediction.id, None) is not None:
@@ -242,17 +243,38 @@ def page(
     ]
 
 
-def _row(prediction: Recorded) -> dict[str, Any]:
+# Column by column: SQLAlchemy's row by row takes three times as long, of the thread that answers.
+_TYPES = {
+    "id": "uuid",
+    "created_at": "timestamptz",
+    "model": "text",
+    "version": "integer",
+    "label": "text",
+    "confidence": "double precision",
+    "probabilities": "jsonb",
+    "image_sha256": "text",
+    "pixels": "bytea",
+    "filename": "text",
+    "actor": "text",
+}
+_INSERT = (
+    f"insert into predictions ({', '.join(_TYPES)}) "
+    f"select * from unnest({', '.join(f'%({name})s::{kind}[]' for name, kind in _TYPES.items())}) "
+    "on conflict do nothing"
+)
+
+
+def _columns(batch: Sequence[Recorded]) -> dict[str, list[Any]]:
     return {
-        "id": prediction.id,
-        "created_at": time_of(prediction.id),
-        "model": prediction.model,
-        "version": prediction.version,
-        "label": prediction.label,
-        "confidence": prediction.confidence,
-        "probabilities": prediction.probabilities,
-        "image_sha256": prediction.image_sha256,
-        "pixels": encode_png(prediction.pixels),
-        "filename": prediction.filename,
-        "actor": prediction.actor,
+        "id": [str(each.id) for each in batch],
+        "created_at": [time_of(each.id) for each in batch],
+        "model": [each.model for each in batch],
+        "version": [each.version for each in batch],
+        "label": [each.label for each in batch],
+        "confidence": [each.confidence for each in batch],
+        "probabilities": [orjson.dumps(each.probabilities).decode() for each in batch],
+        "image_sha256": [each.image_sha256 for each in batch],
+        "pixels": [Binary(encode_png(each.pixels)) for each in batch],
+        "filename": [each.filename for each in batch],
+        "actor": [each.actor for each in batch],
     }

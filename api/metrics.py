@@ -39,6 +39,19 @@ BATCH_IMAGES = Histogram(
     ["model"],
     buckets=(1, 2, 4, 8, 16, 32, 64),
 )
+RETRIES = Counter(
+    "emend_upstream_retries_total",
+    "Calls asked of another model server because the first failed, or again of the only one.",
+    ["model"],
+)
+REFUSED = Counter(
+    "emend_predictions_refused_total", "Requests refused because enough images waited already.", ["model"]
+)
+CANARIES_FAILED = Counter(
+    "emend_canaries_failed_total",
+    "Canaries that this gateway ended because they went beyond their bounds.",
+    ["model"],
+)
 CORRECTIONS = Counter(
     "emend_corrections_total",
     "Corrections acknowledged, by what they said and whether that agrees with the prediction they speak of, "

@@ -21,11 +21,24 @@ from api.schemas import (
     RollbackAnswer,
     RollbackRequest,
     Text,
+    TrialAnswer,
+    TrialRequest,
+    TrialsAnswer,
     WithdrawnAnswer,
     errors,
 )
 from core import receipts, withdrawal
-from core.database import ACTIVE_RUN, Category, Correction, Model, Prediction, Run, Version, session
+from core.database import (
+    ACTIVE_RUN,
+    Category,
+    Correction,
+    Model,
+    Prediction,
+    Run,
+    TrialKind,
+    Version,
+    session,
+)
 from core.settings import settings
 from pipeline import runs
 
@@ -58,7 +71,9 @@ def model(name: Name) -> dict[str, Any]:
     responses=errors(400, 404, 409, 503),
 )
 def rollback(name: Name, request: Request, the: The, body: RollbackRequest | None = None) -> dict[str, Any]:
-    """Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason."""
+    """Ends a shadow or canary while one is under way. Else the version before is live again, and automatic promotion of
+    this model pauses until somebody resumes it. The ledger keeps the reason.
+    """
     with session() as db:
         _existing(db, name)
     reason = (body or RollbackRequest()).reason
@@ -79,6 +94,50 @@ def promote(name: Name, body: PromoteRequest, request: Request, the: The) -> dic
     with session() as db:
         _existing(db, name)
     return runs.promote(name, body.version, actor=requester(request, the), reason=body.reason)
+
+
+@router.post(
+    "/models/{name}/shadow",
+    summary="Ask a version about copies of images",
+    response_model=TrialAnswer,
+    responses=errors(400, 404, 409, 503),
+)
+def shadow(name: Name, body: TrialRequest, request: Request, the: The) -> dict[str, Any]:
+    """Nobody sees its answers; they are compared with the live version's. Ended by a rollback or a promotion."""
+    return _start_trial(name, body, TrialKind.shadow, requester(request, the))
+
+
+@router.post(
+    "/models/{name}/canary",
+    summary="Let a version answer a share of the images",
+    response_model=TrialAnswer,
+    responses=errors(400, 404, 409, 503),
+)
+def canary(name: Name, body: TrialRequest, request: Request, the: The) -> dict[str, Any]:
+    """The live version is asked about the same images, behind the answers. It goes back by itself when it fails, or is
+    slow, far more than the live one; else it is ended by a rollback or a promotion.
+    """
+    return _start_trial(name, body, TrialKind.canary, requester(request, the))
+
+
+@router.get(
+    "/models/{name}/trials",
+    summary="Shadows and canaries, newest first, with what was counted",
+    response_model=TrialsAnswer,
+    responses=errors(400, 404, 503),
+)
+def list_trials(name: Name) -> dict[str, Any]:
+    with session() as db:
+        _existing(db, name)
+    return {"trials": runs.list_trials(name)}
+
+
+def _start_trial(name: str, body: TrialRequest, kind: TrialKind, actor: str) -> dict[str, Any]:
+    with session() as db:
+        _existing(db, name)
+    return runs.start_trial(
+        name, body.version, kind=kind, percent=body.percent, actor=actor, reason=body.reason
+    )
 
 
 @router.post(

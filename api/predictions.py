@@ -11,7 +11,6 @@ from uuid import UUID
 import anyio
 import numpy as np
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
-from fastapi.responses import JSONResponse
 
 from api import history, metrics
 from api.batching import MOST_BYTES, Answer
@@ -19,6 +18,7 @@ from api.catalogue import KnownModel
 from api.errors import BadAnswer
 from api.gateway import Gateway, decode_base64, gateway
 from api.history import Recorded
+from api.lean import LeanRoute, json_answer
 from api.schemas import (
     MOST_IMAGES,
     HistoryPage,
@@ -32,15 +32,16 @@ from api.schemas import (
 from api.upstream import check
 from core.database import Prediction
 from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
-from core.images import Decoded, InputSpec, encode_png, from_bytes, from_file
+from core.images import Decoded, InputSpec, decodes_at_once, encode_png, from_bytes, from_file
 
 router = APIRouter(tags=["predictions"])
+lean = APIRouter(tags=["predictions"], route_class=LeanRoute)
 The = Annotated[Gateway, Depends(gateway)]
 MOST_LISTED = 500
 
 
-@router.post("/invocations", include_in_schema=False)
-@router.post(
+@lean.post("/invocations", include_in_schema=False)
+@lean.post(
     "/invocations/",
     summary="What does the model see?",
     response_model=PredictionAnswer | PredictionAnswers,
@@ -54,6 +55,8 @@ async def invocations(body: InvocationRequest, request: Request, the: The) -> Re
     """
     texts = _texts(body)
     model = await the.model(body.model)
+    if body.version is None:
+        the.batcher.admit(model.name)
     actor = the.actors.known_by_now(request)
     fields = ["image"] if body.images is None else [f"images.{index}" for index in range(len(texts))]
     if body.version is not None and body.version in model.removed:
@@ -61,12 +64,16 @@ async def invocations(body: InvocationRequest, request: Request, the: The) -> Re
             f"version {body.version} of '{model.name}' is gone: retention removed its weights",
             field="version",
         )
-    decoded = await anyio.to_thread.run_sync(_decode_all, texts, fields, model.spec, limiter=the.decoding)
+    data = [decode_base64(text, field) for text, field in zip(texts, fields, strict=True)]
+    if all(decodes_at_once(each, model.spec) for each in data):
+        decoded = _decode_all(data, fields, model.spec)
+    else:
+        decoded = await anyio.to_thread.run_sync(_decode_all, data, fields, model.spec, limiter=the.decoding)
     if body.version is not None:
         answers = await _replay(the, model, decoded, body.version)
     else:
         answers = await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
-    return JSONResponse(answers[0] if body.images is None else {"predictions": answers})
+    return json_answer(answers[0] if body.images is None else {"predictions": answers})
 
 
 @router.post(
@@ -83,6 +90,7 @@ async def predict(
 ) -> Response:
     """Upload one file as `multipart/form-data`; the answer is that of /invocations/."""
     known = await the.model(model)
+    the.batcher.admit(known.name)
     actor = the.actors.known_by_now(request)
     data = await file.read()
     if not data:
@@ -92,7 +100,7 @@ async def predict(
     )
     filename = _plain_filename(file.filename)
     answers = await _predict(the, known, [decoded], draft=False, filename=filename, actor=actor)
-    return JSONResponse(answers[0])
+    return json_answer(answers[0])
 
 
 @router.get(
@@ -158,11 +166,8 @@ def _texts(body: InvocationRequest) -> Sequence[str]:
     return body.images
 
 
-def _decode_all(texts: Sequence[str], fields: Sequence[str], spec: InputSpec) -> list[Decoded]:
-    return [
-        _decode(from_bytes, decode_base64(text, field), spec, field)
-        for text, field in zip(texts, fields, strict=True)
-    ]
+def _decode_all(data: Sequence[bytes], fields: Sequence[str], spec: InputSpec) -> list[Decoded]:
+    return [_decode(from_bytes, each, spec, field) for each, field in zip(data, fields, strict=True)]
 
 
 def _decode(read: Callable[[bytes, InputSpec], Decoded], data: bytes, spec: InputSpec, field: str) -> Decoded:
@@ -182,10 +187,13 @@ async def _predict(
     actor: str | None,
 ) -> list[dict[str, Any]]:
     """All or nothing: one bad answer refuses the request, and nothing of it is recorded."""
+    trial = None if draft else model.trial
     if len(decoded) == 1:
-        answers = [await the.batcher.answer(model.name, decoded[0].pixels)]
+        answers = [await the.trials.answer(trial, model.name, decoded[0], model.outputs)]
     else:
-        answers = await asyncio.gather(*(the.batcher.answer(model.name, d.pixels) for d in decoded))
+        answers = await asyncio.gather(
+            *(the.trials.answer(trial, model.name, each, model.outputs) for each in decoded)
+        )
     for answer in answers:
         check(answer.probabilities)
     named = [await _named(the, model.name, answer) for answer in answers]
@@ -220,7 +228,7 @@ async def _replay(
     pixels = [each.pixels for each in decoded]
     at_once = max(1, MOST_BYTES // pixels[0].nbytes)
     for start in range(0, len(pixels), at_once):
-        part = await the.model_server.probabilities(
+        part = await the.model_servers.probabilities(
             model.name, np.stack(pixels[start : start + at_once]), version
         )
         if part.version != version:

@@ -506,9 +506,76 @@ class RollbackAnswer(_Answer):
     )
 
     model: str
-    version: int
-    replaced_version: int
+    version: int = Field(description="The one that is live now.")
+    replaced_version: int = Field(description="The one that is not any more, wholly or in part.")
     promotion_paused: bool
+    ended_trial: Literal["shadow", "canary"] | None = Field(
+        None, description="What was under way and is over; the champion stays then."
+    )
+
+
+class TrialRequest(_Request):
+    model_config = _example({"version": 7, "percent": 10, "reason": "is it as good on this week's photos?"})
+
+    version: int = Field(ge=1, lt=2**31, description="Any version that is still there, but the live one.")
+    percent: int = Field(
+        10, ge=1, le=100, description="Of the images, by their names: the same image meets the same version."
+    )
+    reason: Text = Field("asked for over HTTP", min_length=1, max_length=500)
+
+
+class TrialAnswer(_Answer):
+    model_config = _example(
+        {
+            "id": 3,
+            "model": "doodles",
+            "kind": "canary",
+            "version": 7,
+            "champion": 6,
+            "percent": 10,
+            "started_by": "somebody over HTTP",
+            "reason": "is it as good on this week's photos?",
+            "started_at": "2026-11-21T03:04:10.120+00:00",
+            "ended_at": None,
+            "outcome": None,
+            "ended_because": None,
+            "images": 1200,
+            "agreement": 0.9642,
+            "errors": 0,
+            "champion_errors": 0,
+            "skipped": 0,
+            "p50_ms": 3.0,
+            "p95_ms": 8.0,
+            "champion_p50_ms": 3.0,
+            "champion_p95_ms": 6.0,
+        }
+    )
+
+    id: int
+    model: str
+    kind: Literal["shadow", "canary"]
+    version: int
+    champion: int = Field(description="That it is compared with.")
+    percent: int
+    started_by: str
+    reason: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Literal["promoted", "ended", "failed"] | None = Field(description="Null while it is under way.")
+    ended_because: str | None
+    images: int = Field(description="That both versions were asked about.")
+    agreement: float | None = Field(description="Share of them that both named alike, 0..1.")
+    errors: int = Field(description="Of its answers that did not come, or were none.")
+    champion_errors: int
+    skipped: int = Field(description="Images that were not compared because there was too much to do.")
+    p50_ms: float | None = Field(description="Half of its answers came within this.")
+    p95_ms: float | None
+    champion_p50_ms: float | None
+    champion_p95_ms: float | None
+
+
+class TrialsAnswer(_Answer):
+    trials: list[TrialAnswer]
 
 
 class PromoteRequest(_Request):

@@ -51,7 +51,7 @@ from core.errors import Unavailable
 from core.pool import MeasuredPool
 from core.settings import settings
 
-SCHEMA = "0005"  # the newest of migrations/versions, which not every image has; a test compares
+SCHEMA = "0006"  # the newest of migrations/versions, which not every image has; a test compares
 OLDEST_SERVER = 14  # PostgreSQL's
 
 EVENTS_CHANNEL = "emend_events"  # NOTIFY only wakes; rows say what happened
@@ -116,12 +116,27 @@ class Trigger(enum.StrEnum):
 class LedgerAction(enum.StrEnum):
     promote = enum.auto()
     rollback = enum.auto()
+    shadow = enum.auto()  # the end of a trial that was not promoted
+    canary = enum.auto()
 
 
 class LedgerOutcome(enum.StrEnum):
     done = enum.auto()
-    reverted = enum.auto()  # the model server did not answer with it in time; champion moved back
+    reverted = (
+        enum.auto()
+    )  # the model server did not answer with it in time, or its trial ended; champion is as before
     abandoned = enum.auto()  # interrupted before the alias moved
+
+
+class TrialKind(enum.StrEnum):
+    shadow = enum.auto()  # is asked about copies of images; nobody sees its answers
+    canary = enum.auto()  # answers a share of the images
+
+
+class TrialOutcome(enum.StrEnum):
+    promoted = enum.auto()
+    ended = enum.auto()  # by a person, or because another version became champion
+    failed = enum.auto()  # beyond its bounds, see core/trials.py
 
 
 ACTIVE_RUN = (RunStatus.queued, RunStatus.running)
@@ -404,6 +419,44 @@ class LedgerEntry(Base):
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
     outcome: Mapped[LedgerOutcome | None] = mapped_column(_enum(LedgerOutcome, "ledger_outcome"))
     closed_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """A version asked beside the champion. What is counted is of images that both were asked about.
+
+    percent: of the images, by their names. Latencies: how many answers came within each of core/trials.py's bounds.
+    """
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        Index(
+            "uq_trials_one_open_per_model",
+            "model",
+            unique=True,
+            postgresql_where=text("ended_at is null"),
+        ),
+        Index("ix_trials_model_id", "model", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    kind: Mapped[TrialKind] = mapped_column(_enum(TrialKind, "trial_kind"))
+    version: Mapped[int]
+    champion: Mapped[int]  # that it is compared with
+    percent: Mapped[int]
+    started_by: Mapped[str]
+    reason: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[TrialOutcome | None] = mapped_column(_enum(TrialOutcome, "trial_outcome"))
+    ended_because: Mapped[str | None]
+    images: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    agreed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    errors: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    champion_errors: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    skipped: Mapped[int] = mapped_column(BigInteger, server_default="0")  # there was too much to do
+    latencies: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    champion_latencies: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
 
 
 class SchemaMismatch(Unavailable):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -31,6 +33,7 @@ Split = Literal["train", "validation", "holdout"]
 # while it is decoded, PNG takes 4 bytes a pixel, libwebp and Pillow together 20.
 MAX_MEGAPIXELS = {"JPEG": 40, "PNG": 25, "WEBP": 13}
 MAX_ORIGINAL_SIDE = 1024
+PLAIN_PNG_PIXELS = 4096
 FORMATS = tuple(
     # Named by their plugins: importing these three spares the first image Pillow's search through all of them.
     plugin.format
@@ -74,6 +77,13 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
         return Decoded(pixels, None, name_of(pixels))
     return _decoded(open_image(data, spec), spec)
+
+
+def decodes_at_once(data: bytes, spec: InputSpec) -> bool:
+    """Whether `from_bytes` is faster than handing it to a thread: raw pixels, and PNG files of the model's size."""
+    if not _looks_encoded(data):
+        return len(data) == spec.size_bytes
+    return data[:4] == b"\x89PNG" and data[16:24] == struct.pack(">II", spec.width, spec.height)
 
 
 def from_file(data: bytes, spec: InputSpec) -> Decoded:
@@ -148,10 +158,24 @@ def split_of(sha256: str) -> Split:
 
 
 def encode_png(pixels: Pixels | Image.Image) -> bytes:
+    if isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.size <= PLAIN_PNG_PIXELS:
+        return _plain_png(pixels)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)  # level 6 is 3 times slower for 5 % fewer bytes
     return buffer.getvalue()
+
+
+def _plain_png(grey: Pixels) -> bytes:
+    """Without filters, which gain nothing on small drawings: 36 us for 28x28 where Pillow takes 152, and no larger."""
+    height, width = grey.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
+    rows[:, 1:] = grey
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    )
 
 
 def decode_png(data: bytes) -> Pixels:

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     viewer_port: Port = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
     ui_port: Port = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
     orchestrator_port: Port = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
-    serving_url_setting: str | None = Field(None, validation_alias=_named("EMEND_SERVING_URL"))
+    model_server_urls_setting: str | None = Field(None, validation_alias=_named("MODEL_SERVER_URLS"))
     api_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_API_URL"))
     viewer_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_VIEWER_URL"))
     ui_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_UI_URL"))
@@ -194,8 +194,10 @@ class Settings(BaseSettings):
         return self.public_url if inside and self.public_url is not None else self.aws_endpoint_url
 
     @property
-    def serving_url(self) -> str:
-        return self.serving_url_setting or url_of(self.host, self.serving_port)
+    def model_server_urls(self) -> tuple[str, ...]:
+        """At least one."""
+        given = [url.strip().rstrip("/") for url in (self.model_server_urls_setting or "").split(",")]
+        return tuple(url for url in given if url) or (url_of(self.host, self.serving_port),)
 
     @property
     def api_url(self) -> str:

@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -34,7 +35,7 @@ from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core import __version__, docs_page, telemetry
-from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
+from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, TooSlow, Unavailable
 from core.settings import settings
 from core.validation import told
 
@@ -45,6 +46,10 @@ PUBLIC_PATHS = {"gateway": "/api", "viewer": "/runs", "pages": ""}  # as deploy/
 KEPT_OPEN_SECONDS = (
     75  # an idle connection; longer than nginx keeps it, or it would send into one that just closed
 )
+# So many, and each in the history with its time and version: a line in the log of its own is for LOG_LEVEL=debug.
+SEEN_IN_HISTORY = ("/invocations", "/invocations/")
+HEAD_SECONDS = 10.0
+BODY_SECONDS = 60.0  # a photo over a phone's poor line takes some
 ANY_QUERY = ("/healthz", "/readyz")  # whoever watches them may add what they like
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,7 +68,7 @@ def application(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its script from elsewhere; see core/docs_page.py
         redoc_url=None,
-        dependencies=[Depends(_bind_ids), Depends(_only_known_query)],
+        dependencies=[Depends(_bind_ids), Depends(only_known_query)],
         exception_handlers={
             EmendError: _emend_error,
             RequestValidationError: _validation_error,
@@ -91,7 +96,7 @@ async def _bind_ids(request: Request) -> None:
 
 
 # async: it must not take one of the threads that wait for a database.
-async def _only_known_query(request: Request) -> None:
+async def only_known_query(request: Request) -> None:
     """Known is what the OpenAPI document lists; pages that are not in it (/docs, /metrics) take anything."""
     if not request.query_params:
         return
@@ -138,7 +143,7 @@ def serve(app: FastAPI, port: int, service: str) -> None:
         app,
         host=settings().host,
         port=port,
-        http=_OneWrite,
+        http=_Http,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
@@ -147,15 +152,38 @@ def serve(app: FastAPI, port: int, service: str) -> None:
     )
 
 
-class _OneWrite(HttpToolsProtocol):
-    """An answer's head leaves together with its body, if that is there already; uvicorn writes one, then the other.
+class _Http(HttpToolsProtocol):
+    """A request's head must come within HEAD_SECONDS: uvicorn would wait for ever.
+
+    An answer's head leaves together with its body, if that is there already; uvicorn writes one, then the other.
 
     Whoever stands in front may ask another service for as long as nothing has come; a head without its body, because
     the process was killed in between, could not be mended. And it is one system call less.
     """
 
+    _head_timer: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.abort)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def on_headers_complete(self) -> None:
+        self._end_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_timer()
+        super().connection_lost(exc)
+
+    def _end_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _Joining:
@@ -237,7 +265,9 @@ class Observed:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             telemetry.count_request(self.service, _known_method(scope["method"]), route, status, seconds)
-            if route not in ("/metrics", "/healthz", "/readyz"):
+            if route not in ("/metrics", "/healthz", "/readyz") and (
+                status >= 400 or route not in SEEN_IN_HISTORY or settings().log_level == "debug"
+            ):
                 _log.info(
                     "request",
                     method=scope["method"],
@@ -258,9 +288,18 @@ class _Body:
         self.seen_bytes = 0
         self._receive = receive
         self._observed = observed
+        self._whole = False
+        self._until = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        if self._whole:  # what comes now is at most that the client went away
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError as exc:
+            raise TooSlow(f"the request's body did not arrive within {BODY_SECONDS:g} s") from exc
+        self._whole = not message.get("more_body", False)
         if message["type"] == "http.request":
             size_bytes = len(message.get("body", b""))
             self.seen_bytes += size_bytes
@@ -303,6 +342,7 @@ def _other_sites(method: str, headers: dict[bytes, bytes]) -> Forbidden | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def _host_of(url: str) -> str:
     """Without the port, in lower case; empty for what is no address, as the Origin `null` is none."""
     try:
@@ -311,6 +351,7 @@ def _host_of(url: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: no name server is asked
         return True

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core import telemetry, withdrawal
+from core import telemetry, trials, withdrawal
 from core.database import (
     IN_DATASET,
     Category,
@@ -439,7 +439,8 @@ def _may_go(db: Session, run: Run, _: Manifest) -> Manifest:
 
 def _runs_by_weights(db: Session, run: Run) -> tuple[list[Run], list[Run]]:
     """(whose weights may go, whose stay). The newest `cleanup.keep_runs` versions stay, and as many of those promoted
-    last: a rollback may go back to them. A version that an alias names stays too; the stage asks the registry."""
+    last: a rollback may go back to them. A shadow or canary stays, and a version that an alias names; the stage asks
+    the registry."""
     keep_runs = load(settings().data_dir / run.model / "runs" / str(run.id)).cleanup.keep_runs
     runs = db.scalars(
         select(Run).where(Run.model == run.model, Run.weights_removed_at.is_(None)).order_by(Run.id.desc())
@@ -458,8 +459,10 @@ def _runs_by_weights(db: Session, run: Run) -> tuple[list[Run], list[Run]]:
         .order_by(func.max(LedgerEntry.id).desc())
         .limit(keep_runs)
     ).all()
+    trial = trials.open_trial(db, run.model)
+    kept = {*promoted, *([trial.version] if trial is not None else [])}
     oldest = versioned[keep_runs - 1].id
-    expired = [each for each in runs if each.id < oldest and each.version not in promoted]
+    expired = [each for each in runs if each.id < oldest and each.version not in kept]
     return expired, [each for each in runs if each not in expired]
 
 

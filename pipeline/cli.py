@@ -132,7 +132,9 @@ def up() -> None:
         try:
             _first_start(watching)
             watching.wait_until_ready(180)
-            if first_start.has_champion() and not watching.answers(f"{chosen.serving_url}/health", 30):
+            if first_start.has_champion() and not watching.answers(
+                f"{chosen.model_server_urls[0]}/health", 30
+            ):
                 _say("no version answers yet; `emend doctor` says why")
             if not watching.stopping:
                 _print_addresses()
@@ -517,13 +519,19 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "rolled back by hand",
     as_json: AsJson = False,
 ) -> None:
-    """Put the previous version back, and pause automatic promotion until `emend promotion-resume`."""
+    """End the shadow or canary under way; else put the previous version back, and pause automatic promotion until
+    `emend promotion-resume`."""
     from pipeline import models, runs
 
     models.require(model)
     done = runs.rollback(model, actor=_who(), reason=reason)
     if as_json:
         _print_json(done)
+    elif done["ended_trial"]:
+        out.print(
+            f"the {done['ended_trial']} of {escape(model)}, version {done['replaced_version']}, is over; version "
+            f"{done['version']} stays live. Another `emend rollback` would put the version before it back"
+        )
     else:
         out.print(
             f"{escape(model)} version {done['version']} is live again, {done['replaced_version']} is not. Automatic "
@@ -548,6 +556,78 @@ def promote(
     else:
         instead = f", {done['replaced_version']} is not" if done["replaced_version"] is not None else ""
         out.print(f"{escape(model)} version {done['version']} is live{instead}")
+
+
+@app.command()
+def shadow(
+    number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
+    percent: Annotated[int, typer.Option(min=1, max=100, help="Of the images, by their names.")] = 100,
+    model: ModelOption = "doodles",
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Ask a version about copies of images, and compare its answers with the live version's. Nobody sees them."""
+    _start_trial("shadow", model, number, percent, reason, as_json)
+
+
+@app.command()
+def canary(
+    number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
+    percent: Annotated[int, typer.Option(min=1, max=100, help="Of the images, by their names.")] = 10,
+    model: ModelOption = "doodles",
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Let a version answer a share of the images. It goes back by itself when it fails or is far slower."""
+    _start_trial("canary", model, number, percent, reason, as_json)
+
+
+def _start_trial(kind: str, model: str, number: int, percent: int, reason: str, as_json: bool) -> None:
+    from core.database import TrialKind
+    from pipeline import models, runs
+
+    models.require(model)
+    started = runs.start_trial(
+        model, number, kind=TrialKind(kind), percent=percent, actor=_who(), reason=reason
+    )
+    if as_json:
+        _print_json(started)
+    else:
+        out.print(
+            f"version {number} of {escape(model)} is a {kind} on {percent} % of the images: `emend trials` shows how "
+            f"it does, `emend promote {number}` puts it live, `emend rollback` ends it"
+        )
+
+
+@app.command("trials")
+def list_trials(model: ModelOption = "doodles", as_json: AsJson = False) -> None:
+    """List shadows and canaries: how often they agreed with the live version, errors, how long answers took."""
+    from pipeline import models, runs
+
+    models.require(model)
+    found = runs.list_trials(model)
+    if as_json:
+        _print_json(found)
+        return
+    columns: list[Shown] = [
+        ("kind", lambda t: t["kind"]),
+        ("version", lambda t: f"{t['version']} beside {t['champion']}"),
+        ("images", lambda t: f"{t['images']} of {t['percent']} %"),
+        ("agree", lambda t: "" if t["agreement"] is None else f"{100 * t['agreement']:.1f} %"),
+        ("errors", lambda t: f"{t['errors']}, {t['champion_errors']}"),
+        (
+            "p95",
+            lambda t: "" if t["p95_ms"] is None else f"{t['p95_ms']:g}, {t['champion_p95_ms'] or 0:g} ms",
+        ),
+        ("since (UTC)", lambda t: _when(t["started_at"])),
+        (
+            "outcome",
+            lambda t: (
+                "under way" if t["outcome"] is None else escape(f"{t['outcome']}: {t['ended_because']}")
+            ),
+        ),
+    ]
+    out.print(_table(columns, found))
 
 
 @app.command("promotion-resume")
@@ -786,7 +866,7 @@ def _print_addresses() -> None:
     table.add_row("gateway", escape(chosen.api_url), escape(f"how to ask it: {chosen.api_url}/docs"))
     table.add_row("viewer", escape(chosen.viewer_url), "runs, versions, corrections")
     table.add_row("MLflow", escape(chosen.mlflow_display_url), "versions and training curves")
-    table.add_row("model server", escape(chosen.serving_url), "what the gateway asks")
+    table.add_row("model server", escape(", ".join(chosen.model_server_urls)), "what the gateway asks")
     out.print()
     out.print("[bold]Emend is up.[/bold]")
     out.print(table)

@@ -430,7 +430,10 @@ def _services(chosen: Settings) -> Found:
         "gateway": (f"{chosen.api_url}/readyz", "EMEND_API_URL"),
         "viewer": (f"{chosen.viewer_url}/healthz", "EMEND_VIEWER_URL"),
         "drawing page": (f"{chosen.ui_url}/healthz", "EMEND_UI_URL"),
-        "model server": (f"{chosen.serving_url}/ping", "EMEND_SERVING_URL"),
+        **{
+            _numbered("model server", number): (f"{url}/ping", "MODEL_SERVER_URLS")
+            for number, url in enumerate(chosen.model_server_urls)
+        },
         "orchestrator": (f"{chosen.orchestrator_url}/metrics", "EMEND_ORCHESTRATOR_URL"),
     }
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -475,7 +478,10 @@ def _live_versions(chosen: Settings) -> Found:
         return
     told = {
         "the gateway": _told_by_gateway(chosen.api_url),
-        "the model server": _told_by_model_server(chosen.serving_url),
+        **{
+            _numbered("the model server", number): _told_by_model_server(url)
+            for number, url in enumerate(chosen.model_server_urls)
+        },
     }
     for model, version in sorted(ledger.items()):
         if version is None:
@@ -511,6 +517,10 @@ def _told_by_gateway(url: str) -> dict[str, int | None] | None:
         return {each["name"]: (each["champion"] or {}).get("version") for each in models}
     except (httpx.HTTPError, KeyError, TypeError):
         return None
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name} {number + 1}"
 
 
 def _told_by_model_server(url: str) -> dict[str, int | None] | None:

@@ -34,7 +34,7 @@ def overview() -> dict[str, Any]:
         "drawing page": f"{chosen.ui_url}/healthz",
         "gateway": f"{chosen.api_url}/healthz",
         "viewer": f"{chosen.viewer_url}/healthz",
-        "model server": f"{chosen.serving_url}/ping",
+        "model server": f"{chosen.model_server_urls[0]}/ping",
         "MLflow": f"{chosen.mlflow_tracking_uri}/health",
         "orchestrator": f"{chosen.orchestrator_url}/metrics",
     }

@@ -14,13 +14,15 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
-from core import telemetry
+from core import telemetry, trials
 from core.database import (
     LedgerAction,
     LedgerEntry,
     LedgerOutcome,
     Model,
     Run,
+    TrialKind,
+    TrialOutcome,
     dedicated_connection,
     session,
 )
@@ -82,13 +84,21 @@ def close_entry(db: Session, entry_id: int, outcome: LedgerOutcome) -> None:
     entry = db.get(LedgerEntry, entry_id, with_for_update=True)
     if entry is not None and entry.outcome is None:
         entry.outcome, entry.closed_at = outcome, datetime.now(UTC)
+        if outcome is LedgerOutcome.done:
+            trials.champion_moved(db, entry.model, entry.version, actor=entry.actor)
 
 
 def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
-    """Puts `previous` back in one step and pauses automatic promotion until `resume_promotion`."""
+    """Ends the shadow or canary that is under way, if any. Else puts `previous` back in one step and pauses automatic
+    promotion until `resume_promotion`."""
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
         with session() as db:
-            _known(db, model)
+            known = known_model(db, model)
+            trial = trials.open_trial(db, model, for_update=True)
+            if trial is not None:
+                trials.end(db, trial, TrialOutcome.ended, reason, actor=actor)
+                paused = known.promotion_paused_at is not None
+                return _rolled_back(model, trial.champion, trial.version, paused=paused, ended=trial.kind)
         for entry in _close_left_open(registry, model):
             if entry.action is LedgerAction.rollback and entry.outcome is LedgerOutcome.done:
                 # Killed after champion moved, and asked for again: going back once more is not what was meant.
@@ -107,15 +117,23 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
                 actor=actor,
                 reason=reason,
             )
-            _known(db, model).promotion_paused_at = datetime.now(UTC)
+            known_model(db, model).promotion_paused_at = datetime.now(UTC)
             older = _replaced_by(db, model, previous)
         _move(registry, model, entry_id, Aliases(previous, older), back_to=now)
     _log.info("rolled back", model=model, version=previous, replaced=champion, actor=actor)
     return _rolled_back(model, previous, champion)
 
 
-def _rolled_back(model: str, version: int, replaced: int | None) -> dict[str, Any]:
-    return {"model": model, "version": version, "replaced_version": replaced, "promotion_paused": True}
+def _rolled_back(
+    model: str, version: int, replaced: int | None, *, paused: bool = True, ended: TrialKind | None = None
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "version": version,
+        "replaced_version": replaced,
+        "promotion_paused": paused,
+        "ended_trial": ended,
+    }
 
 
 def promote(model: str, version: int, *, actor: str, reason: str) -> dict[str, Any]:
@@ -126,8 +144,8 @@ def promote(model: str, version: int, *, actor: str, reason: str) -> dict[str, A
     """
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
         with session() as db:
-            paused = _known(db, model).promotion_paused_at is not None
-            _refuse_removed(db, model, version)
+            paused = known_model(db, model).promotion_paused_at is not None
+            refuse_removed(db, model, version)
         for entry in _close_left_open(registry, model):
             by_a_person = entry.action is LedgerAction.promote and entry.run_id is None
             if by_a_person and entry.version == version and entry.outcome is LedgerOutcome.done:
@@ -156,7 +174,7 @@ def _promoted(model: str, version: int, replaced: int | None, paused: bool) -> d
     return {"model": model, "version": version, "replaced_version": replaced, "promotion_paused": paused}
 
 
-def _refuse_removed(db: Session, model: str, version: int) -> None:
+def refuse_removed(db: Session, model: str, version: int) -> None:
     removed_at = db.scalar(select(Run.weights_removed_at).where(Run.model == model, Run.version == version))
     if removed_at is not None:
         raise NotFound(
@@ -174,7 +192,7 @@ def _move(registry: Registry, model: str, entry_id: int, to: Aliases, *, back_to
             model,
             to,
             back_to=back_to,
-            serving_url=settings().serving_url,
+            server_urls=settings().model_server_urls,
             timeout_seconds=_SERVED_WITHIN_SECONDS,
         )
     except NotServed:
@@ -187,7 +205,7 @@ def _move(registry: Registry, model: str, entry_id: int, to: Aliases, *, back_to
 
 def resume_promotion(model: str, *, actor: str) -> None:
     with session() as db:
-        _known(db, model).promotion_paused_at = None
+        known_model(db, model).promotion_paused_at = None
     _log.info("automatic promotion resumed", model=model, actor=actor)
 
 
@@ -293,7 +311,7 @@ def _replaced_by(db: Session, model: str, version: int) -> int | None:
     )
 
 
-def _known(db: Session, model: str) -> Model:
+def known_model(db: Session, model: str) -> Model:
     found = db.get(Model, model)
     if found is None:
         raise NotFound(f"there is no model {model!r}", field="model")

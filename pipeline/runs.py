@@ -18,6 +18,7 @@ from core.errors import Conflict, NotFound
 from core.settings import settings
 from pipeline.promotion import ledger, previous_version, promote, resume_promotion, rollback
 from pipeline.stages import STAGES
+from pipeline.trials import list_trials, start_trial
 
 __all__ = [
     "STAGES",
@@ -26,6 +27,7 @@ __all__ = [
     "estimate",
     "ledger",
     "list_runs",
+    "list_trials",
     "previous_version",
     "promote",
     "request_cancel",
@@ -34,6 +36,7 @@ __all__ = [
     "resume_promotion",
     "rollback",
     "show_run",
+    "start_trial",
 ]
 
 ESTIMATED_FROM = 10  # runs; older ones trained on less

@@ -19,7 +19,7 @@ def main() -> None:
     with Registry(here.mlflow_tracking_uri, timeout_seconds=5) as registry:
         versions = Versions(here.default_model)
         cache = here.data_dir / "serving"
-        follower = Follower(registry, versions, cache)
+        follower = Follower(registry, versions, cache, database_url=lambda: here.database_url)
         on_demand = OnDemand(registry, cache)
         uvicorn.run(
             create_app(versions, follower, on_demand),

@@ -2,7 +2,7 @@
 
     POST /invocations               the default model
     POST /models/<name>/invocations
-    POST /models/<name>/versions/<version>/invocations    another version than the live one, fetched when asked for
+    POST /models/<name>/versions/<version or alias>/invocations    any version, fetched when asked for
     GET  /ping, /health             200 when at least one model answers, 503 until then
     GET  /version                   which versions answer, which were turned down and why
     GET  /metrics
@@ -31,10 +31,10 @@ from starlette.routing import Route
 
 from core import telemetry
 from serving import metrics, on_demand
-from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError, UnknownVersion
+from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
 from serving.follower import Follower
 from serving.on_demand import OnDemand
-from serving.protocol import MOST_BODY_BYTES, parse, render
+from serving.protocol import MOST_BODY_BYTES, RAW, parse, render
 from serving.versions import LoadedVersion, Versions
 
 _THREADS = 4
@@ -94,11 +94,9 @@ class ModelServer:
 
     async def invoke_version(self, request: Request) -> Response:
         name, written = request.path_params["name"], request.path_params["version"]
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", written):
-            return _error(UnknownVersion(f"{name!r} has no such version; versions are numbered from 1"))
-        number = int(written)
 
         async def find() -> LoadedVersion:
+            number = await self._others.number(name, written)
             live = self._versions.peek(name)
             if live is not None and live.version == number:
                 return live
@@ -139,8 +137,7 @@ class ModelServer:
                 # Taken only now: a slow upload is answered by the version of the moment, and pins no old one.
                 loaded = await find()
                 version, counted_as = str(loaded.version), self._counted_as(lane, loaded)
-                content_type = request.headers.get("content-type", "")
-                response = await self._answer(lane, loaded, body, content_type)
+                response = await self._answer(lane, loaded, body, request)
             status = response.status_code
             return response
         except ServingError as exc:
@@ -159,15 +156,17 @@ class ModelServer:
         """Of the live one; anybody may ask for any other."""
         return str(loaded.version) if lane is self._live else telemetry.OTHER
 
-    async def _answer(self, lane: _Lane, loaded: LoadedVersion, body: bytes, content_type: str) -> Response:
+    async def _answer(self, lane: _Lane, loaded: LoadedVersion, body: bytes, request: Request) -> Response:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        answer, count = await loop.run_in_executor(lane.threads, _score, loaded, body, content_type)
+        content_type = request.headers.get("content-type", "")
+        raw = request.headers.get("accept") == RAW
+        answer, count = await loop.run_in_executor(lane.threads, _score, loaded, body, content_type, raw)
         counted_as = self._counted_as(lane, loaded)
         metrics.SCORE_SECONDS.labels(loaded.name, counted_as).observe(time.perf_counter() - started)
         metrics.IMAGES.labels(loaded.name, counted_as).inc(count)
         headers = {"Emend-Model": loaded.name, "Emend-Version": str(loaded.version)}
-        return Response(answer, headers=headers, media_type="application/json")
+        return Response(answer, headers=headers, media_type=RAW if raw else "application/json")
 
 
 def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Starlette:
@@ -187,9 +186,9 @@ def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Star
     )
 
 
-def _score(loaded: LoadedVersion, body: bytes, content_type: str) -> tuple[bytes, int]:
+def _score(loaded: LoadedVersion, body: bytes, content_type: str, raw: bool) -> tuple[bytes, int]:
     pixels = parse(body, content_type, loaded.shape)
-    return render(loaded.probabilities(pixels)), len(pixels)
+    return render(loaded.probabilities(pixels), raw=raw), len(pixels)
 
 
 async def _read(request: Request) -> bytes:

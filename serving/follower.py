@@ -1,10 +1,10 @@
 """Follows `models:/<model>@champion` for every model in the registry.
 
-Once a second it asks which version each champion is. A new one is downloaded beside the old into
-`<cache>/<model>/<version>/`, loaded, tried on its example, and swapped in. One that fails is turned down, until
-the alias is moved away and to it again (a version's files never change). One that cannot be fetched is tried
-again, ever more slowly, up to once a minute. `<cache>/<model>/live` names the version that last went live:
-a restart serves it even with MLflow away.
+Woken at a promotion (core/wake.py), and by itself now and then, it asks which version each champion is. A new one
+is downloaded beside the old into `<cache>/<model>/<version>/`, loaded, tried on its example, and swapped in. One that
+fails is turned down, until the alias is moved away and to it again (a version's files never change). One that cannot
+be fetched is tried again, ever more slowly, up to once a minute. `<cache>/<model>/live` names the version that last
+went live: a restart serves it even with MLflow away.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from core import telemetry
 from core.errors import EmendError
 from core.registry import Registry, RegistryError, Version, identity
 from core.storage import write_atomically
+from core.wake import Listener
 from serving import metrics
 from serving.errors import VersionRejected
 from serving.versions import LoadedVersion, Versions, load, read_identity
 
 ALIAS = "champion"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # while nothing tells of promotions
+LISTENING_POLL_SECONDS = 15.0  # while something does
 LONGEST_WAIT_SECONDS = 60.0
 
 # A model's name becomes a folder's name here.
@@ -51,6 +53,7 @@ class Follower:
         versions: Versions,
         cache: Path,
         *,
+        database_url: Callable[[], str] | None = None,
         poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,15 +65,22 @@ class Follower:
         self._done: dict[str, int] = {}  # the champion number each model was last dealt with at
         self._retries: dict[str, _Retry] = {}
         self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._listener = None if database_url is None else Listener(database_url, self._woken.set)
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._registry_up: bool | None = None  # None until it was asked
 
     def start(self) -> None:
+        if self._listener is not None:
+            self._listener.start()
         self._thread.start()
 
     def stop(self) -> None:
         """A download in progress is given up on; its partial folder is removed at the next start."""
         self._stopping.set()
+        self._woken.set()
+        if self._listener is not None:
+            self._listener.stop()
         self._thread.join(timeout=2)
 
     def load_cached(self) -> None:
@@ -110,7 +120,18 @@ class Follower:
                 self.poll()
             except Exception:
                 log.exception("follower_failed")
-            self._stopping.wait(self._poll_seconds)
+            self._woken.wait(self._pause())
+            self._woken.clear()
+
+    def _pause(self) -> float:
+        """Until it looks by itself."""
+        hears = self._listener is not None and self._listener.listening and self._registry_up
+        seconds = LISTENING_POLL_SECONDS if hears else self._poll_seconds
+        if self._retries:
+            seconds = min(
+                seconds, max(0.1, min(r.not_before for r in self._retries.values()) - self._clock())
+            )
+        return seconds
 
     def _follow(self, name: str, number: int) -> None:
         if not SAFE_NAME.fullmatch(name):

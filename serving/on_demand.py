@@ -1,13 +1,16 @@
-"""Versions other than the live one, for who wants to compare: fetched when somebody asks, a few kept in memory.
+"""Versions other than the live one, for comparisons, shadows and canaries: fetched when somebody asks, those asked for
+last kept in memory.
 
 They go through the same checks as a champion (load, try on the example) and never near its path: threads of
 their own fetch and answer, and how many may ask at once is counted apart. However many ask for a version at the
-same time, it is fetched once. What is kept is bounded, see MOST_PER_MODEL and MOST_BYTES; nothing stays on disk.
+same time, it is fetched once. What is kept is bounded in bytes; one that goes finishes what it has begun. Nothing stays
+on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections import OrderedDict
@@ -23,14 +26,14 @@ from serving.errors import NotReady, ServingError, UnknownVersion, UnusableVersi
 from serving.follower import SAFE_NAME
 from serving.versions import LoadedVersion, load
 
-MOST_PER_MODEL = 2  # the two that somebody compares
-MOST_BYTES = (
-    256 * 1024 * 1024
-)  # of files, all models together; the one asked for last stays however large it is
+# Of files, all models together; the one asked for last stays however large it is.
+MOST_BYTES = 256 * 1024 * 1024
 MOST_REQUESTS_AT_ONCE = 16
 REJECTED_FOR_SECONDS = 60.0  # before it is fetched and tried again
+ALIAS_SECONDS = 2.0  # an alias that moves is followed this much later
 
 _FOLDER = ".on-demand"  # no model can have this name
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _THREADS = 2  # for fetching, and as many for answering
 
 log = telemetry.get_logger(__name__)
@@ -42,6 +45,14 @@ _Key = tuple[str, int]
 class _Kept:
     loaded: LoadedVersion
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class _Alias:
+    """number: asked for once, whoever waits. until: when it is asked for again."""
+
+    number: asyncio.Future[int]
+    until: float
 
 
 class OnDemand:
@@ -56,6 +67,7 @@ class OnDemand:
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()  # the one asked for last is last
         self._fetching: dict[_Key, asyncio.Future[_Kept]] = {}
         self._rejected: dict[_Key, tuple[float, str]] = {}  # until when, and why
+        self._aliases: dict[tuple[str, str], _Alias] = {}
         self._fetchers = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand-fetch")
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand")
         shutil.rmtree(self._folder, ignore_errors=True)  # of a killed process
@@ -82,6 +94,34 @@ class OnDemand:
             self._fetching[key] = fetching
             fetching.add_done_callback(lambda done: self._keep(key, done))
         return (await asyncio.shield(fetching)).loaded  # who goes away does not end it for the others
+
+    async def number(self, name: str, written: str) -> int:
+        """written: a version's number, or an alias that names one now. Raises UnknownVersion, NotReady."""
+        if _NUMBER.fullmatch(written):
+            return int(written)
+        if not SAFE_NAME.fullmatch(name) or not SAFE_NAME.fullmatch(written) or written.isdecimal():
+            raise _no_version(name)
+        alias = written
+        known = self._aliases.get((name, alias))
+        if known is None or self._clock() >= known.until:
+            asking = asyncio.get_running_loop().run_in_executor(self._fetchers, self._ask_alias, name, alias)
+            known = _Alias(asyncio.ensure_future(asking), self._clock() + ALIAS_SECONDS)
+            now = self._clock()
+            self._aliases = {key: each for key, each in self._aliases.items() if each.until > now}
+            self._aliases[name, alias] = known
+        return await asyncio.shield(known.number)
+
+    def _ask_alias(self, name: str, alias: str) -> int:
+        """In a thread."""
+        try:
+            found = self._registry.version_by_alias(name, alias)
+        except NotFound:
+            found = None
+        except EmendError as exc:
+            raise NotReady(f"the alias '{alias}' of '{name}' cannot be looked up now: {exc.message}") from exc
+        if found is None:
+            raise _no_version(name)
+        return found.version
 
     def _refuse_rejected(self, key: _Key) -> None:
         until, why = self._rejected.get(key, (0.0, ""))
@@ -121,15 +161,18 @@ class OnDemand:
             self._rejected[key] = (now + REJECTED_FOR_SECONDS, failed.why)
         if failed is None:
             self._kept[key] = done.result()
-            self._forget_oldest(key[0])
+            self._forget_oldest()
             log.info("version_fetched", model=key[0], version=key[1], size_bytes=done.result().size_bytes)
 
-    def _forget_oldest(self, name: str) -> None:
-        of_model = [key for key in self._kept if key[0] == name]
-        for key in of_model[:-MOST_PER_MODEL]:
-            del self._kept[key]
+    def _forget_oldest(self) -> None:
         while len(self._kept) > 1 and sum(kept.size_bytes for kept in self._kept.values()) > MOST_BYTES:
             self._kept.popitem(last=False)
+
+
+def _no_version(name: str) -> UnknownVersion:
+    return UnknownVersion(
+        f"{name!r} has no such version: it is no number from 1, and no alias that names one of them"
+    )
 
 
 def _unusable(key: _Key, why: str) -> UnusableVersion:

@@ -11,7 +11,8 @@ Takes what `mlflow models serve` takes for such a signature (tried against MLflo
 
 and `application/octet-stream`: the pixels themselves, uint8, N*H*W*C bytes in C order. On purpose stricter in
 one thing: the stock server cuts fractions off, so that an image scaled to 0..1 becomes a blank one; here it
-is a bad request. The answer is byte for byte the stock server's.
+is a bad request. The answer is byte for byte the stock server's, or with `Accept: application/octet-stream` the
+figures themselves: float32, N*C of them, little-endian.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from serving.errors import BadAnswer, BadRequest, UnsupportedContentType
 
+RAW = "application/octet-stream"
 INPUT = "pixels"
 OUTPUT = "probabilities"
 
@@ -40,20 +42,25 @@ Shape = tuple[int, ...]
 def parse(body: bytes, content_type: str, shape: Shape) -> Pixels:
     """The images of a request: (N, *shape) uint8, 1 <= N <= MOST_IMAGES. Raises BadRequest."""
     mime_type, _, parameters = content_type.partition(";")
-    match mime_type.strip().lower():
-        case "application/octet-stream":
-            return _counted(_raw(body, shape))
-        case "application/json":
-            if parameters.strip().lower().replace('"', "") not in ("", "charset=utf-8"):
-                raise UnsupportedContentType("the scoring server only supports UTF-8")
-            return _counted(_json(body, shape))
+    kind = mime_type.strip().lower()
+    if kind == RAW:
+        return _counted(_raw(body, shape))
+    if kind == "application/json":
+        if parameters.strip().lower().replace('"', "") not in ("", "charset=utf-8"):
+            raise UnsupportedContentType("the scoring server only supports UTF-8")
+        return _counted(_json(body, shape))
     raise UnsupportedContentType(
         "Content-Type must be application/json (MLflow's scoring protocol) or application/octet-stream (raw pixels)"
     )
 
 
-def render(probabilities: NDArray[np.float32]) -> bytes:
-    """(N, C) float32 as the stock server writes it. Raises BadAnswer when a figure is not finite."""
+def render(probabilities: NDArray[np.float32], *, raw: bool = False) -> bytes:
+    """(N, C) float32 as the stock server writes it; raises BadAnswer when a figure is not finite.
+
+    raw: the bytes, whatever they are. Who asks so checks each image's answer: a bad one costs no neighbour its own.
+    """
+    if raw:
+        return probabilities.astype("<f4", copy=False).tobytes()
     if not np.isfinite(probabilities).all():
         raise BadAnswer(
             "the model answered with figures that are not finite; nothing is wrong with the request"

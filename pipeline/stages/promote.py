@@ -43,7 +43,7 @@ def promote(stage: StageRun) -> Result:
                 model,
                 Aliases(version, compared_with),
                 back_to=Aliases(compared_with, stage.manifest["previous_version"]),
-                serving_url=settings().serving_url,
+                server_urls=settings().model_server_urls,
                 timeout_seconds=timeout_seconds,
             )
         except NotServed:

@@ -392,7 +392,7 @@ def upstream(
 @contextlib.contextmanager
 def gateway_in_process(serving_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """For what no other process can be made to suffer."""
-    monkeypatch.setenv("EMEND_SERVING_URL", serving_url)
+    monkeypatch.setenv("MODEL_SERVER_URLS", serving_url)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     core.settings.settings.cache_clear()
     add_model(core.database.engine())

@@ -77,7 +77,7 @@ def home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
-    monkeypatch.setenv("EMEND_SERVING_URL", server.url)
+    monkeypatch.setenv("MODEL_SERVER_URLS", server.url)
     settings.cache_clear()
     folder = settings().data_dir / MODEL
     folder.mkdir(parents=True)

@@ -147,7 +147,7 @@ def environment(database_url: str, data_dir: Path, serving_url: str, **others: s
         **inherited,
         "DATABASE_URL": database_url,
         "EMEND_DATA_DIR": str(data_dir),
-        "EMEND_SERVING_URL": serving_url,
+        "MODEL_SERVER_URLS": serving_url,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody answers there
         "LOG_FORMAT": "json",
         **others,

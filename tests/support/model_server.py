@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,10 @@ class ModelServer:
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "serving"],
@@ -45,11 +50,25 @@ class ModelServer:
                 start_new_session=True,
             )
         wait_for_http(f"{self.url}/version", self._process, self.log, 30)
-        return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
+        if self._process.poll() is None:
+            self.go_on()
         stop_group(self._process)
+
+    def kill(self) -> None:
+        """At once, as the kernel does when memory runs out."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """It accepts connections and answers nothing."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
 
     @property
     def pid(self) -> int:

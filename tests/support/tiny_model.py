@@ -2,7 +2,8 @@
 
     python -m tests.support.tiny_model http://127.0.0.1:5000 doodles good:1 good:2 nan:3 liar:4
 
-logs four versions: kind:seed. It is a process of its own because importing MLflow costs seconds and warnings.
+logs four versions: kind:seed (good, nan, liar, moody). It is a process of its own because importing MLflow costs
+seconds and warnings.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ DOODLE = (28, 28)
 PHOTO = (32, 32, 3)
 
 
-def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False) -> Any:
-    """uint8 `pixels` (N, *shape) to float32 `probabilities` (N, 3): a linear layer and a softmax."""
+def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, moody: bool = False) -> Any:
+    """uint8 `pixels` (N, *shape) to float32 `probabilities` (N, 3): a linear layer and a softmax.
+
+    nan: it answers no numbers; moody: only where an image is bright.
+    """
     rng = np.random.default_rng(seed)
     pixel_count, count = int(np.prod(shape)), len(CATEGORIES)
     weights = (rng.standard_normal((pixel_count, count)) / (255 * pixel_count**0.5) * 3).astype(np.float32)
@@ -35,12 +39,26 @@ def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False) -> A
             helper.make_node("Cast", ["pixels"], ["ink"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["ink"], ["flat"], axis=1),
             helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+            *(
+                [
+                    helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
+                    helper.make_node("Greater", ["mean", "bright"], ["is_bright"]),
+                    helper.make_node("Where", ["is_bright", "nothing", "logits"], ["moody"]),
+                ]
+                if moody
+                else []
+            ),
+            helper.make_node("Softmax", ["moody" if moody else "logits"], ["probabilities"], axis=1),
         ],
         "tiny",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", *shape])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", count])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(bias, "bias"),
+            numpy_helper.from_array(np.float32(200), "bright"),
+            numpy_helper.from_array(np.float32(np.nan), "nothing"),
+        ],
     )
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
@@ -94,7 +112,7 @@ def log_versions(tracking_uri: str, name: str, kinds: list[str]) -> None:
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CATEGORIES)), "probabilities")]),
     )
     for kind, _, seed in (kind.partition(":") for kind in kinds):
-        model, pixels = graph(int(seed), nan=kind == "nan"), images()
+        model, pixels = graph(int(seed), nan=kind == "nan", moody=kind == "moody"), images()
         with tempfile.TemporaryDirectory() as folder, mlflow.start_run():
             paths = [Path(folder) / file for file in extra_files(model, pixels)]
             for path, content in zip(

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, pool, text
 from sqlalchemy.engine import make_url
 
-from core.database import LedgerAction, LedgerEntry, session
+from core.database import SCHEMA, LedgerAction, LedgerEntry, session
 from core.settings import Settings
 from pipeline import doctor
 from pipeline.git import git
@@ -90,7 +90,7 @@ def test_a_deployment_is_examined_and_each_fault_is_named_without_a_secret(
         assert wrong == {"viewer", "drawing page", "orchestrator"}
         assert code == 1
         assert "PostgreSQL 1" in found["database"]["said"]
-        assert found["database schema"]["said"].startswith("0005")
+        assert found["database schema"]["said"].startswith(SCHEMA)
         assert found["database clock"]["state"] == "ok"
         assert "takes the keys, has the bucket, can be written" in found["object store"]["said"]
         assert found["object store clock"]["state"] == "ok"

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from api.batching import MOST_BYTES, MOST_IMAGES, MOST_WAITING, Batcher
+from api.batching import MOST_BYTES, MOST_IMAGES, MOST_WAITING, Batcher, TooBusy
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import Unavailable
 
 
 class Server:
@@ -21,12 +20,14 @@ class Server:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.versions: list[int | None] = []
         self.request_ids: list[str | None] = []
         self.open = asyncio.Event()
         self.open.set()
         self.failure: Exception | None = None
 
-    async def score(self, _model: str, pixels: NDArray[np.uint8]) -> Answers:
+    async def score(self, _model: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
+        self.versions.append(version)
         self.calls.append(len(pixels))
         self.request_ids.append(telemetry.request_id())
         await self.open.wait()
@@ -159,9 +160,23 @@ def test_too_many_are_turned_away_at_once() -> None:
         await until(lambda: server.calls == [1])
         waiting = [asyncio.create_task(batcher.answer("doodles", image(1))) for _ in range(MOST_WAITING)]
         await asyncio.sleep(0)
-        with pytest.raises(Unavailable):
-            await batcher.answer("doodles", image(2))
+        with pytest.raises(TooBusy):
+            batcher.admit("doodles")
+        batcher.admit("photos")
         server.open.set()
         await asyncio.gather(first, *waiting)
+        batcher.admit("doodles")
+
+    played(scene)
+
+
+def test_versions_of_a_model_have_calls_of_their_own() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        server.open.clear()
+        asked = [asyncio.create_task(batcher.answer("doodles", image(i), i % 2 or None)) for i in range(6)]
+        await until(lambda: len(server.calls) == 2)
+        server.open.set()
+        assert [int(answer.probabilities[0]) for answer in await asyncio.gather(*asked)] == list(range(6))
+        assert sorted(zip(server.versions, server.calls, strict=True), key=str) == [(1, 3), (None, 3)]
 
     played(scene)

@@ -303,7 +303,9 @@ class FolderRegistry(Registry):
         return dict(self.champions)
 
     def version_by_alias(self, name: str, alias: str) -> Version | None:
-        number = self.champions[name]
+        number = self.champions.get(name) if alias == "champion" else None
+        if number is None:
+            return None
         return Version(
             name, number, f"models:/m-{number}", "r", {}, (alias,), datetime(2026, 1, 1, tzinfo=UTC)
         )
@@ -673,11 +675,13 @@ def test_a_version_that_is_not_there_or_fails_its_checks_is_refused(
     assert ask(client, 3).status_code == 200
 
 
-def test_what_is_kept_is_bounded(
+def test_what_is_kept_is_bounded_in_bytes_and_who_was_asked_for_least_lately_goes(
     registry: FolderRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     for number in (1, 2):
         write_version(tmp_path / "registry", number, graph(number), name="photos")
+    size_bytes = sum(path.stat().st_size for path in (tmp_path / "registry/doodles/1").rglob("*.*"))
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", int(2.5 * size_bytes))
 
     async def scenario() -> None:
         others = OnDemand(registry, tmp_path / "cache", clock=clock)
@@ -687,7 +691,7 @@ def test_what_is_kept_is_bounded(
         await others.get("doodles", 3)
         assert others.kept() == [("doodles", 1), ("doodles", 3)]
         await others.get("photos", 1)
-        assert others.kept() == [("doodles", 1), ("doodles", 3), ("photos", 1)]
+        assert others.kept() == [("doodles", 3), ("photos", 1)]
         monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
         await others.get("photos", 2)
         assert others.kept() == [("photos", 2)]  # larger than all there may be, and still it answers
@@ -702,6 +706,33 @@ def test_what_is_kept_is_bounded(
         others.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_version_is_asked_by_an_alias_too_and_the_alias_is_followed(
+    client: httpx.Client, registry: FolderRegistry
+) -> None:
+    def asked(alias: str) -> httpx.Response:
+        return client.post(
+            f"/models/doodles/versions/{alias}/invocations", json={"inputs": images().tolist()}
+        )
+
+    assert asked("champion").headers["Emend-Version"] == "1"
+    registry.champions["doodles"] = 2
+    wait_until(lambda: asked("champion").headers["Emend-Version"] == "2")
+    assert (asked("nobody").status_code, asked("01").status_code) == (404, 404)
+
+
+def test_raw_figures_are_those_of_json(client: httpx.Client) -> None:
+    pixels = images(3)
+    raw = client.post(
+        "/invocations",
+        content=pixels.tobytes(),
+        headers={"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"},
+    )
+    assert raw.headers["Content-Type"] == "application/octet-stream"
+    said = client.post("/invocations", json={"inputs": pixels.tolist()}).json()["predictions"]
+    figures = np.frombuffer(raw.content, "<f4").reshape(3, -1)
+    assert figures.astype(float).tolist() == said["probabilities"]
 
 
 def test_requests_for_other_versions_take_no_place_of_the_live_ones(

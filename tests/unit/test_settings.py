@@ -29,7 +29,7 @@ def test_a_service_is_asked_where_it_listens(host: str, url: str) -> None:
 
 def test_every_service_of_one_host_is_asked_there(tmp_path: Path) -> None:
     chosen = Settings(EMEND_HOST="192.0.2.7", EMEND_DATA_DIR=tmp_path)
-    urls = [chosen.serving_url, chosen.api_url, chosen.viewer_url, chosen.mlflow_tracking_uri]
+    urls = [*chosen.model_server_urls, chosen.api_url, chosen.viewer_url, chosen.mlflow_tracking_uri]
     urls += [chosen.orchestrator_url] + [service.ready_url for service in services(chosen, "")]
     assert all(url.startswith("http://192.0.2.7:") for url in urls)
 

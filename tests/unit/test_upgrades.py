@@ -61,6 +61,11 @@ ROWS = {
     """,
     "0004": "",  # indexes
     "0005": "",
+    "0006": """
+        insert into trials (model, kind, version, champion, percent, started_by, reason, images, agreed, latencies,
+            ended_at, outcome, ended_because) values
+            ('doodles', 'canary', 2, 1, 10, 'ann', 'better?', 3, 2, '{1, 2}', now(), 'failed', 'too slow');
+    """,
 }
 
 

@@ -176,6 +176,27 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/models/{name}/canary": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Let a version answer a share of the images
+     * @description The live version is asked about the same images, behind the answers. It goes back by itself when it fails, or is
+     *     slow, far more than the live one; else it is ended by a rollback or a promotion.
+     */
+    post: operations["canary_models__name__canary_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/models/{name}/promote": {
     parameters: {
       query?: never;
@@ -243,7 +264,8 @@ export interface paths {
     put?: never;
     /**
      * Put the previous version back
-     * @description Automatic promotion of this model then pauses until somebody resumes it. The ledger keeps the reason.
+     * @description Ends a shadow or canary while one is under way. Else the version before is live again, and automatic promotion of
+     *     this model pauses until somebody resumes it. The ledger keeps the reason.
      */
     post: operations["rollback_models__name__rollback_post"];
     delete?: never;
@@ -266,6 +288,43 @@ export interface paths {
      * @description What waits is out at once; what is in the dataset leaves with the next run, which trains without it.
      */
     post: operations["withdraw_samples_models__name__samples_withdraw_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/shadow": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Ask a version about copies of images
+     * @description Nobody sees its answers; they are compared with the live version's. Ended by a rollback or a promotion.
+     */
+    post: operations["shadow_models__name__shadow_post"];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/models/{name}/trials": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /** Shadows and canaries, newest first, with what was counted */
+    get: operations["list_trials_models__name__trials_get"];
+    put?: never;
+    post?: never;
     delete?: never;
     options?: never;
     head?: never;
@@ -1395,13 +1454,24 @@ export interface components {
      *     }
      */
     RollbackAnswer: {
+      /**
+       * Ended Trial
+       * @description What was under way and is over; the champion stays then.
+       */
+      ended_trial?: ("shadow" | "canary") | null;
       /** Model */
       model: string;
       /** Promotion Paused */
       promotion_paused: boolean;
-      /** Replaced Version */
+      /**
+       * Replaced Version
+       * @description The one that is not any more, wholly or in part.
+       */
       replaced_version: number;
-      /** Version */
+      /**
+       * Version
+       * @description The one that is live now.
+       */
       version: number;
     };
     /**
@@ -1549,6 +1619,131 @@ export interface components {
        * @enum {string}
        */
       source: "correction" | "sample";
+    };
+    /**
+     * TrialAnswer
+     * @example {
+     *       "agreement": 0.9642,
+     *       "champion": 6,
+     *       "champion_errors": 0,
+     *       "champion_p50_ms": 3,
+     *       "champion_p95_ms": 6,
+     *       "errors": 0,
+     *       "id": 3,
+     *       "images": 1200,
+     *       "kind": "canary",
+     *       "model": "doodles",
+     *       "p50_ms": 3,
+     *       "p95_ms": 8,
+     *       "percent": 10,
+     *       "reason": "is it as good on this week's photos?",
+     *       "skipped": 0,
+     *       "started_at": "2026-11-21T03:04:10.120+00:00",
+     *       "started_by": "somebody over HTTP",
+     *       "version": 7
+     *     }
+     */
+    TrialAnswer: {
+      /**
+       * Agreement
+       * @description Share of them that both named alike, 0..1.
+       */
+      agreement: number | null;
+      /**
+       * Champion
+       * @description That it is compared with.
+       */
+      champion: number;
+      /** Champion Errors */
+      champion_errors: number;
+      /** Champion P50 Ms */
+      champion_p50_ms: number | null;
+      /** Champion P95 Ms */
+      champion_p95_ms: number | null;
+      /** Ended At */
+      ended_at: string | null;
+      /** Ended Because */
+      ended_because: string | null;
+      /**
+       * Errors
+       * @description Of its answers that did not come, or were none.
+       */
+      errors: number;
+      /** Id */
+      id: number;
+      /**
+       * Images
+       * @description That both versions were asked about.
+       */
+      images: number;
+      /**
+       * Kind
+       * @enum {string}
+       */
+      kind: "shadow" | "canary";
+      /** Model */
+      model: string;
+      /**
+       * Outcome
+       * @description Null while it is under way.
+       */
+      outcome: ("promoted" | "ended" | "failed") | null;
+      /**
+       * P50 Ms
+       * @description Half of its answers came within this.
+       */
+      p50_ms: number | null;
+      /** P95 Ms */
+      p95_ms: number | null;
+      /** Percent */
+      percent: number;
+      /** Reason */
+      reason: string;
+      /**
+       * Skipped
+       * @description Images that were not compared because there was too much to do.
+       */
+      skipped: number;
+      /**
+       * Started At
+       * Format: date-time
+       */
+      started_at: string;
+      /** Started By */
+      started_by: string;
+      /** Version */
+      version: number;
+    };
+    /**
+     * TrialRequest
+     * @example {
+     *       "percent": 10,
+     *       "reason": "is it as good on this week's photos?",
+     *       "version": 7
+     *     }
+     */
+    TrialRequest: {
+      /**
+       * Percent
+       * @description Of the images, by their names: the same image meets the same version.
+       * @default 10
+       */
+      percent: number;
+      /**
+       * Reason
+       * @default asked for over HTTP
+       */
+      reason: string;
+      /**
+       * Version
+       * @description Any version that is still there, but the live one.
+       */
+      version: number;
+    };
+    /** TrialsAnswer */
+    TrialsAnswer: {
+      /** Trials */
+      trials: components["schemas"]["TrialAnswer"][];
     };
     /** WaitingAnswer */
     WaitingAnswer: {
@@ -2091,6 +2286,68 @@ export interface operations {
       };
     };
   };
+  canary_models__name__canary_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody: {
+      content: {
+        "application/json": components["schemas"]["TrialRequest"];
+      };
+    };
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["TrialAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The present state forbids it. */
+      409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
   promote_models__name__promote_post: {
     parameters: {
       query?: never;
@@ -2364,6 +2621,117 @@ export interface operations {
       };
       /** @description The disk is full; nothing was kept. */
       507: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  shadow_models__name__shadow_post: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody: {
+      content: {
+        "application/json": components["schemas"]["TrialRequest"];
+      };
+    };
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["TrialAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description The present state forbids it. */
+      409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+    };
+  };
+  list_trials_models__name__trials_get: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        name: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Successful Response */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["TrialsAnswer"];
+        };
+      };
+      /** @description The request cannot be used as it is. */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description There is no such thing. */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          "application/json": components["schemas"]["ErrorAnswer"];
+        };
+      };
+      /** @description A part this needs is away; see Retry-After. */
+      503: {
         headers: {
           [name: string]: unknown;
         };

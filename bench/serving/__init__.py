@@ -1,0 +1,1 @@
+"""How fast images are answered, beside what people would pick instead: `python -m bench.serving`."""

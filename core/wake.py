@@ -1,0 +1,105 @@
+"""Who follows champions is woken at a promotion: PostgreSQL's NOTIFY, which says only that it is time to look.
+
+Neither side needs it. Whoever is not woken looks by itself, a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+import psycopg2
+import psycopg2.extensions
+
+from core import telemetry
+from core.errors import ConfigurationError
+
+CHANNEL = "emend_promotions"
+CONNECT_SECONDS = 3
+STILL_THERE_SECONDS = 30.0  # after a silence this long: is the connection still there?
+RECONNECT_SECONDS = (1.0, 30.0)  # the first pause and the longest
+
+_log = telemetry.get_logger("wake")
+
+
+def announce(database_url: str) -> None:
+    """Champion has moved. Never raises."""
+    try:
+        connection = _connect(database_url)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"notify {CHANNEL}")
+        finally:
+            connection.close()
+    except psycopg2.Error as exc:
+        _log.warning("promotion not announced", reason=str(exc).strip())
+
+
+class Listener:
+    """A thread that calls `wake` at every promotion, and whenever one may have been missed.
+
+    database_url: asked for at each attempt; it may raise ConfigurationError while there is no database.
+    """
+
+    def __init__(self, database_url: Callable[[], str], wake: Callable[[], None]) -> None:
+        self.listening = False
+        self._database_url = database_url
+        self._wake = wake
+        self._stopping, self._stop = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.send(b"x")
+        self._thread.join(timeout=2 * CONNECT_SECONDS)
+
+    def _run(self) -> None:
+        first, longest = RECONNECT_SECONDS
+        pause = first
+        while True:
+            try:
+                with contextlib.closing(_connect(self._database_url())) as connection:
+                    with connection.cursor() as cursor:
+                        cursor.execute(f"listen {CHANNEL}")
+                    pause, self.listening = first, True
+                    self._wake()
+                    if self._listen(connection):
+                        return
+            except (psycopg2.Error, OSError, ConfigurationError) as exc:
+                if pause == first:
+                    _log.warning("promotions are not heard of", reason=str(exc).strip())
+            if self.listening:
+                self.listening = False
+                self._wake()  # it looks more often from now on
+            if select.select([self._stopping], [], [], pause)[0]:
+                return
+            pause = min(longest, 2 * pause)
+
+    def _listen(self, connection: psycopg2.extensions.connection) -> bool:
+        """True when told to stop."""
+        while True:
+            both = [connection.fileno(), self._stopping.fileno()]
+            found, _, _ = select.select(both, [], [], STILL_THERE_SECONDS)
+            if self._stopping.fileno() in found:
+                return True
+            if not found:
+                with connection.cursor() as cursor:
+                    cursor.execute("select 1")
+            connection.poll()
+            if connection.notifies:
+                connection.notifies.clear()
+                self._wake()
+
+
+def _connect(database_url: str) -> psycopg2.extensions.connection:
+    url = database_url.replace("postgresql+psycopg2:", "postgresql:", 1)  # SQLAlchemy's spelling
+    connection = psycopg2.connect(
+        url, connect_timeout=CONNECT_SECONDS, application_name="emend", keepalives_idle=30
+    )
+    connection.autocommit = True
+    return connection

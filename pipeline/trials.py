@@ -1,0 +1,105 @@
+"""Starting and ending a shadow or a canary: a version that is asked beside the champion (core/trials.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from sqlalchemy import select
+
+from core import telemetry, trials
+from core.database import Trial, TrialKind, session
+from core.errors import Conflict, NotFound, Unavailable
+from core.registry import Registry
+from core.settings import settings
+from core.wake import announce
+from pipeline.champion import version_of
+from pipeline.promotion import known_model, promotion_lock, refuse_removed
+
+LOAD_SECONDS = 60.0  # the model server fetches the version first
+MOST_LISTED = 20
+
+_log = telemetry.get_logger("trials")
+
+
+def start_trial(
+    model: str, version: int, *, kind: TrialKind, percent: int, actor: str, reason: str
+) -> dict[str, Any]:
+    """Returns when every model server that answers has the version. Gateways know of it some seconds later.
+
+    Raises NotFound for a version that is not there, Conflict when it is live, does not load, or another trial is
+    under way, Unavailable when no model server answers.
+    """
+    with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
+        with session() as db:
+            given = known_model(db, model).params["input"]
+            refuse_removed(db, model, version)
+            other = trials.open_trial(db, model)
+        if other is not None:
+            raise Conflict(
+                f"version {other.version} is a {other.kind} of {model} already; `emend rollback` ends it, "
+                f"`emend promote {other.version}` puts it live"
+            )
+        registry.version(model, version)
+        champion = version_of(registry, model, "champion")
+        if champion is None:
+            raise Conflict(f"{model} has no champion to compare with; `emend promote {version}` makes it one")
+        if champion == version:
+            raise Conflict(f"version {version} of {model} is live already", field="version")
+        _load(model, version, int(given["width"]) * int(given["height"]) * (1 if given["mode"] == "L" else 3))
+        with session() as db:
+            trial = Trial(
+                model=model,
+                kind=kind,
+                version=version,
+                champion=champion,
+                percent=percent,
+                started_by=actor,
+                reason=reason,
+            )
+            db.add(trial)
+            db.flush()
+            db.refresh(trial)
+            started = trials.as_json(trial)
+    announce(settings().database_url)
+    _log.info("trial started", model=model, kind=kind.value, version=version, percent=percent, actor=actor)
+    return started
+
+
+def list_trials(model: str, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
+    """Newest first."""
+    with session() as db:
+        known_model(db, model)
+        found = db.scalars(select(Trial).where(Trial.model == model).order_by(Trial.id.desc()).limit(limit))
+        return [trials.as_json(trial) for trial in found]
+
+
+def _load(model: str, version: int, image_bytes: int) -> None:
+    """Each model server answers one blank image with it: it loads, passes its checks, and is warm."""
+    path = f"/models/{quote(model, safe='')}/versions/{version}/invocations"
+    silent = []
+    with httpx.Client(timeout=LOAD_SECONDS, trust_env=False) as http:
+        for url in settings().model_server_urls:
+            try:
+                answer = http.post(
+                    url + path,
+                    content=bytes(image_bytes),
+                    headers={"Content-Type": "application/octet-stream"},
+                )
+            except httpx.HTTPError as exc:
+                silent.append(f"{url}: {type(exc).__name__}")
+                continue
+            if answer.status_code == 200:
+                continue
+            told = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+            said = told.get("message", "") if isinstance(told, dict) else ""
+            if answer.status_code == 404 and told.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+                raise NotFound(said, field="version")
+            if answer.status_code == 409:
+                raise Conflict(said, field="version")
+            if answer.status_code == 503:
+                raise Unavailable(said)
+            raise Conflict(f"the model server at {url} answers with one version only; Emend's own can")
+    if len(silent) == len(settings().model_server_urls):
+        raise Unavailable(f"no model server answers ({'; '.join(silent)})")

@@ -1,0 +1,255 @@
+"""Shadows and canaries with real gateways, model servers and MLflow; two model servers of which one is lost."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import create_engine
+
+from core.registry import Registry
+from core.wake import announce
+from tests.support import tiny_model
+from tests.support.gateway import ROOT, GatewayProcess, add_model, environment
+from tests.support.mlflow_server import MlflowServer, mlflow_environment
+from tests.support.model_server import ModelServer
+
+GOOD, BETTER, MOODY, NOT_A_NUMBER = 1, 2, 3, 4
+KINDS = ["good:1", "good:2", "moody:1", "nan:4"]
+
+
+@dataclass
+class Deployment:
+    client: httpx.Client
+    registry: Registry
+    servers: tuple[ModelServer, ModelServer]
+    database_url: str
+
+    def ask(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        texts = [base64.b64encode(each.tobytes()).decode() for each in pixels]
+        answers = []
+        for start in range(0, len(texts), 50):
+            response = self.client.post("/invocations/", json={"images": texts[start : start + 50]})
+            assert response.status_code == 200, response.text
+            answers += response.json()["predictions"]
+        return answers
+
+    def start(self, kind: str, version: int, percent: int) -> httpx.Response:
+        return self.client.post(f"/models/doodles/{kind}", json={"version": version, "percent": percent})
+
+    def trial(self) -> dict[str, Any]:
+        """The newest."""
+        found: dict[str, Any] = self.client.get("/models/doodles/trials").json()["trials"][0]
+        return found
+
+    def ledger(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.get("/models/doodles/promotions").json()["promotions"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        subprocess.run(
+            [sys.executable, "-m", "tests.support.tiny_model", server.url, "doodles", *KINDS],
+            cwd=ROOT,
+            env=mlflow_environment(),
+            check=True,
+            capture_output=True,
+        )
+        yield server
+
+
+@pytest.fixture
+def deployed(
+    mlflow: MlflowServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Deployment]:
+    engine = create_engine(database_url)
+    add_model(engine, versions=(BETTER, MOODY, NOT_A_NUMBER, GOOD))
+    engine.dispose()
+    monkeypatch.setenv("DATABASE_URL", database_url)  # the model servers listen there
+    with Registry(mlflow.url) as registry:
+        registry.set_alias("doodles", "champion", GOOD)
+        registry.set_alias("doodles", "previous", MOODY)
+        with (
+            ModelServer(tmp_path / "a", mlflow.url, "doodles") as first,
+            ModelServer(tmp_path / "b", mlflow.url, "doodles") as second,
+        ):
+            first.wait_ready()
+            second.wait_ready()
+            env = environment(
+                database_url,
+                tmp_path / "gateway",
+                f"{first.url},{second.url}",
+                MLFLOW_TRACKING_URI=mlflow.url,
+            )
+            with GatewayProcess(tmp_path / "gateway", env) as gateway, gateway.client() as client:
+                yield Deployment(client, registry, (first, second), database_url)
+
+
+def wait_until(condition: Callable[[], bool], timeout_seconds: float = 15) -> None:
+    until = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment) -> None:
+    pixels = tiny_model.images(50)  # of one request, so that all of them are asked about or none
+    started = deployed.start("shadow", BETTER, 100)
+    assert started.status_code == 200, started.text
+    assert (started.json()["kind"], started.json()["champion"]) == ("shadow", GOOD)
+    counted = 0
+
+    def asked() -> bool:
+        nonlocal counted
+        answers = deployed.ask(pixels)
+        assert {answer["version"] for answer in answers} == {GOOD}
+        time.sleep(1.5)
+        counted = int(deployed.trial()["images"])
+        return counted > 0
+
+    wait_until(asked)  # the gateway hears of it a moment later
+    labels = [tiny_model.answer(tiny_model.graph(seed), pixels).argmax(1) for seed in (GOOD, BETTER)]
+    assert deployed.trial()["agreement"] == pytest.approx(np.mean(labels[0] == labels[1]), abs=0.001)
+    assert (deployed.trial()["errors"], deployed.trial()["champion_errors"]) == (0, 0)
+    assert deployed.trial()["p95_ms"] > 0
+
+    done = deployed.client.post("/models/doodles/rollback", json={"reason": "seen enough"}).json()
+    assert (done["ended_trial"], done["version"], done["replaced_version"]) == ("shadow", GOOD, BETTER)
+    assert not done["promotion_paused"]
+    assert (deployed.trial()["outcome"], deployed.trial()["ended_because"]) == ("ended", "seen enough")
+    entry = deployed.ledger()[0]
+    assert (entry["action"], entry["version"], entry["outcome"]) == ("shadow", BETTER, "reverted")
+    assert deployed.client.get("/models/doodles").json()["champion"]["version"] == GOOD
+
+
+def test_a_canary_answers_its_share_always_the_same_images_until_it_is_promoted(deployed: Deployment) -> None:
+    pixels = tiny_model.images(200)
+    assert deployed.start("canary", BETTER, 30).status_code == 200
+    wait_until(lambda: {answer["version"] for answer in deployed.ask(pixels[:40])} == {GOOD, BETTER})
+    first, second = deployed.ask(pixels), deployed.ask(pixels)
+    versions = [answer["version"] for answer in first]
+    assert versions == [answer["version"] for answer in second]
+    assert 0.15 < versions.count(BETTER) / len(versions) < 0.45
+    for answer, expected in zip(first, _expected(versions, pixels), strict=True):
+        np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=1e-5)
+    refused = deployed.start("shadow", MOODY, 10)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert "is a canary of doodles already" in refused.json()["error"]["message"]
+
+    promoted = deployed.client.post("/models/doodles/promote", json={"version": BETTER, "reason": "good"})
+    assert promoted.status_code == 200, promoted.text
+    assert (deployed.trial()["outcome"], deployed.trial()["ended_at"] is not None) == ("promoted", True)
+    assert {answer["version"] for answer in deployed.ask(pixels[:40])} == {BETTER}
+
+
+def _expected(versions: list[int], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    answers = {seed: tiny_model.answer(tiny_model.graph(seed), pixels) for seed in (GOOD, BETTER)}
+    return [answers[version][place] for place, version in enumerate(versions)]
+
+
+def test_a_canary_that_fails_is_answered_for_goes_back_by_itself_and_the_ledger_says_why(
+    deployed: Deployment,
+) -> None:
+    bright = np.random.default_rng(1).integers(210, 256, (20, 28, 28), np.uint8)
+    assert deployed.start("canary", MOODY, 100).status_code == 200
+
+    def over() -> bool:
+        assert {answer["version"] for answer in deployed.ask(bright)} == {GOOD}  # nobody notices
+        return deployed.trial()["outcome"] is not None
+
+    wait_until(over)
+    assert deployed.trial()["outcome"] == "failed"
+    entry = deployed.ledger()[0]
+    assert (entry["action"], entry["actor"], entry["outcome"]) == ("canary", "gateway", "reverted")
+    assert "answers failed" in entry["reason"]
+    text = deployed.client.get("/metrics").text
+    assert 'emend_canaries_failed_total{model="doodles"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "message"),
+    [
+        (NOT_A_NUMBER, 409, "not finite"),
+        (99, 404, "99"),
+        (GOOD, 409, "live already"),
+    ],
+)
+def test_a_version_that_cannot_be_asked_is_refused_before_anybody_meets_it(
+    deployed: Deployment, version: int, status: int, message: str
+) -> None:
+    refused = deployed.start("canary", version, 50)
+    assert refused.status_code == status, refused.text
+    assert message in refused.json()["error"]["message"]
+    assert deployed.client.get("/models/doodles/trials").json() == {"trials": []}
+
+
+def test_one_bad_answer_does_not_cost_its_neighbours_theirs(deployed: Deployment) -> None:
+    deployed.registry.set_alias("doodles", "champion", MOODY)
+    announce(deployed.database_url)
+    wait_until(lambda: all(each.state("doodles")["version"] == MOODY for each in deployed.servers))
+    good = tiny_model.images(1)[0]
+    bright = np.full((28, 28), 255, np.uint8)
+    statuses: dict[str, set[int]] = {"good": set(), "bright": set()}
+
+    def ask(name: str, pixels: NDArray[np.uint8]) -> None:
+        body = {"image": base64.b64encode(pixels.tobytes()).decode()}
+        for _ in range(30):
+            statuses[name].add(deployed.client.post("/invocations/", json=body).status_code)
+
+    threads = [
+        threading.Thread(target=ask, args=given) for given in 4 * [("good", good)] + 4 * [("bright", bright)]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == {"good": {200}, "bright": {502}}
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_nobody_notices_that_one_of_two_model_servers_is_gone(deployed: Deployment, how: str) -> None:
+    body = {"image": base64.b64encode(tiny_model.images(1)[0].tobytes()).decode(), "draft": True}
+    answered: list[float] = []
+    refused: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            started = time.monotonic()
+            response = deployed.client.post("/invocations/", json=body)
+            answered.append(time.monotonic() - started)
+            if response.status_code != 200:
+                refused.append(response.text)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    if how == "killed":
+        deployed.servers[1].kill()
+    else:
+        deployed.servers[1].freeze()
+    time.sleep(6)
+    late = len(answered)
+    time.sleep(1)
+    over.set()
+    for thread in threads:
+        thread.join()
+    if how == "frozen":
+        deployed.servers[1].go_on()
+    assert refused == []
+    assert max(answered) < (2 if how == "killed" else 5)
+    assert len(answered) - late > 20  # it is left alone by now
