@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from api.app import create_app
+from api.app import create_application
 from core import start, web
 from core.settings import settings
 
 
 def main() -> None:
     start.begin("gateway")
-    web.serve(create_app(), settings().api_port, "gateway")
+    web.serve(create_application(), settings().api_port, "gateway")
 
 
 if __name__ == "__main__":

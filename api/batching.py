@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api import metrics
+from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
 from core.errors import Unavailable
@@ -27,6 +28,7 @@ MOST_BYTES = 3_000_000  # the model server takes 5 MiB
 # Of images, for one version of a model: as many as are answered in about 40 ms. Past them a request is refused at once,
 # so that those that are answered are answered soon. One request may bring more than are left.
 MOST_WAITING = 128
+SUM_TOLERANCE = 1e-3
 
 Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
 
@@ -40,10 +42,18 @@ class TooBusy(Unavailable):
 
 @dataclass(frozen=True)
 class Answer:
-    """probabilities: (C,) float64."""
+    """probabilities: (C,) float64. is_distribution: whether they are what they are called."""
 
     probabilities: NDArray[np.float64]
     version: int | None
+    is_distribution: bool
+
+    def check(self) -> None:
+        """Raises BadAnswer when these are no probabilities."""
+        if not self.is_distribution:
+            raise BadAnswer(
+                "the model answered with figures that are no probabilities; they were not passed on"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,9 +119,17 @@ class Batcher:
                     future.set_exception(exc)
             return
         metrics.UPSTREAM_SECONDS.labels(model).observe(time.perf_counter() - started)
-        for row, future in zip(answers.probabilities, futures, strict=True):
+        for answer, future in zip(answers_of(answers), futures, strict=True):
             if not future.done():
-                future.set_result(Answer(row, answers.version))
+                future.set_result(answer)
+
+
+def answers_of(answers: Answers) -> list[Answer]:
+    """Of each image."""
+    rows = answers.probabilities
+    with np.errstate(invalid="ignore"):
+        fine = (np.abs(rows.sum(1) - 1) <= SUM_TOLERANCE) & (rows.min(1) >= 0)  # NaN is neither
+    return [Answer(row, answers.version, is_fine) for row, is_fine in zip(rows, fine.tolist(), strict=True)]
 
 
 def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:

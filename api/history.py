@@ -31,7 +31,7 @@ from core.settings import settings
 
 MOST_BUFFERED = 10_000
 MOST_BUFFERED_BYTES = 100_000_000  # of pixels: those of a large input fill the memory sooner
-MOST_PER_WRITE = 500
+MOST_PER_WRITE = 128  # a statement is put together in one go, while nobody else can do anything
 FLUSH_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
 SHUTDOWN_SECONDS = 5.0

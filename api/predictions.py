@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 
 from api import history, metrics
-from api.batching import MOST_BYTES, Answer
+from api.batching import MOST_BYTES, Answer, answers_of
 from api.catalogue import KnownModel
 from api.errors import BadAnswer
 from api.gateway import Gateway, decode_base64, gateway
@@ -29,7 +29,6 @@ from api.schemas import (
     Text,
     errors,
 )
-from api.upstream import check
 from core.database import Prediction
 from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
 from core.images import Decoded, InputSpec, decodes_at_once, encode_png, from_bytes, from_file
@@ -195,7 +194,7 @@ async def _predict(
             *(the.trials.answer(trial, model.name, each, model.outputs) for each in decoded)
         )
     for answer in answers:
-        check(answer.probabilities)
+        answer.check()
     named = [await _named(the, model.name, answer) for answer in answers]
     for prediction in named:
         _count(prediction, draft=draft)
@@ -224,7 +223,7 @@ async def _replay(
     the: Gateway, model: KnownModel, decoded: Sequence[Decoded], version: int
 ) -> list[dict[str, Any]]:
     """As `_predict`, but of one version, past the batches of the live one, and kept nowhere."""
-    answers = []
+    answers: list[Answer] = []
     pixels = [each.pixels for each in decoded]
     at_once = max(1, MOST_BYTES // pixels[0].nbytes)
     for start in range(0, len(pixels), at_once):
@@ -233,9 +232,9 @@ async def _replay(
         )
         if part.version != version:
             raise BadAnswer(f"the model server was asked for version {version} and says it is {part.version}")
-        answers += [Answer(row, version) for row in part.probabilities]
+        answers += answers_of(part)
     for answer in answers:
-        check(answer.probabilities)
+        answer.check()
     return [{"prediction_id": None, **await _named(the, model.name, answer)} for answer in answers]
 
 

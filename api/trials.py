@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from api import metrics
 from api.batching import Answer, Batcher
-from api.upstream import check
 from core import telemetry, trials
 from core.database import TrialKind, TrialOutcome, session
 from core.errors import EmendError
@@ -77,7 +76,7 @@ class Trials:
             try:
                 async with asyncio.timeout(CANARY_SECONDS):
                     answer = await self._batcher.answer(model, image.pixels, trial.version)
-                check(answer.probabilities)
+                answer.check()
             except (EmendError, TimeoutError) as exc:  # the champion is there for that
                 log.warning("canary did not answer", model=model, version=trial.version, reason=str(exc))
                 started = time.perf_counter()
@@ -118,7 +117,7 @@ class Trials:
         other: Answer | None = None
         try:
             other = await self._batcher.answer(model, pixels, None if is_canary else trial.version)
-            check(other.probabilities)
+            other.check()
         except EmendError as exc:
             other = None
             log.warning("not compared", model=model, version=trial.version, reason=exc.message)

@@ -51,11 +51,6 @@ class TooLarge(InvalidInput):
     code = "too_large"
 
 
-class TooSlow(InvalidInput):
-    status = 408
-    code = "too_slow"
-
-
 class Forbidden(EmendError):
     """Another site's page may not ask for this, or the request came under a name that is not this machine's."""
 

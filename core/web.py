@@ -18,9 +18,9 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -35,7 +35,7 @@ from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core import __version__, docs_page, telemetry
-from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, TooSlow, Unavailable
+from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
 from core.settings import settings
 from core.validation import told
 
@@ -50,6 +50,7 @@ KEPT_OPEN_SECONDS = (
 SEEN_IN_HISTORY = ("/invocations", "/invocations/")
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 60.0  # a photo over a phone's poor line takes some
+LOOK_SECONDS = 1.0
 ANY_QUERY = ("/healthz", "/readyz")  # whoever watches them may add what they like
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -70,8 +71,8 @@ def application(
         redoc_url=None,
         dependencies=[Depends(_bind_ids), Depends(only_known_query)],
         exception_handlers={
-            EmendError: _emend_error,
-            RequestValidationError: _validation_error,
+            EmendError: emend_error,
+            RequestValidationError: validation_error,
             HTTPException: _http_error,
         },
     )
@@ -136,7 +137,7 @@ def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def serve(app: FastAPI, port: int, service: str) -> None:
+def serve(app: ASGIApp, port: int, service: str) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
     telemetry.configure(service)
     uvicorn.run(
@@ -149,41 +150,52 @@ def serve(app: FastAPI, port: int, service: str) -> None:
         timeout_graceful_shutdown=10,
         timeout_keep_alive=KEPT_OPEN_SECONDS,
         server_header=False,
+        proxy_headers=False,  # who asks, and by which name, nobody here takes from there
     )
 
 
 class _Http(HttpToolsProtocol):
-    """A request's head must come within HEAD_SECONDS: uvicorn would wait for ever.
+    """A request's head and body must come in their time: uvicorn would wait for ever.
 
     An answer's head leaves together with its body, if that is there already; uvicorn writes one, then the other.
-
     Whoever stands in front may ask another service for as long as nothing has come; a head without its body, because
     the process was killed in between, could not be mended. And it is one system call less.
     """
 
-    _head_timer: asyncio.TimerHandle | None = None
+    _until = math.inf  # when what is awaited must be here
+    _looked_after: ClassVar[asyncio.AbstractEventLoop | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.abort)
+        self._until = self.loop.time() + HEAD_SECONDS
+        if _Http._looked_after is not self.loop:
+            _Http._looked_after = self.loop
+            self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._until = self.loop.time() + HEAD_SECONDS
 
     def on_headers_complete(self) -> None:
-        self._end_timer()
+        self._until += BODY_SECONDS
         super().on_headers_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_timer()
-        super().connection_lost(exc)
+    def on_message_complete(self) -> None:
+        self._until = math.inf
+        super().on_message_complete()
 
-    def _end_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def end_if_late(self, now: float) -> None:
+        if now > self._until:
+            _log.warning("cut off", reason="a request did not come in its time")
+            self.transport.abort()
+
+
+def _look(loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+    """Now and then at all of them: cheaper than a timer for each request."""
+    now = loop.time()
+    for connection in list(connections):
+        connection.end_if_late(now)
+    loop.call_later(LOOK_SECONDS, _look, loop, connections)
 
 
 class _Joining:
@@ -218,8 +230,7 @@ class Observed:
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
         self.service = service
-        self.body_bytes = 0  # of the requests under way
-        telemetry.BODY_BYTES.labels(service).set_function(lambda: self.body_bytes)
+        self._bodies = _bodies_of(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -233,7 +244,7 @@ class Observed:
         telemetry.bind(request_id=request_id)
         started = time.perf_counter()
         status, answering = 500, False
-        body = _Body(receive, settings().max_body_bytes, self)
+        body = _Body(receive, settings().max_body_bytes, self._bodies)
 
         async def observed_send(message: Message) -> None:
             nonlocal status, answering
@@ -261,7 +272,7 @@ class Observed:
             said = f"something went wrong here; the log has it under request id {request_id}"
             await _answer(EmendError(said))(scope, receive, observed_send)
         finally:
-            self.count(-body.seen_bytes)
+            self._bodies.size_bytes -= body.seen_bytes
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             telemetry.count_request(self.service, _known_method(scope["method"]), route, status, seconds)
@@ -276,37 +287,38 @@ class Observed:
                     milliseconds=round(seconds * 1000, 1),
                 )
 
-    def count(self, size_bytes: int) -> None:
-        self.body_bytes += size_bytes
+
+class _Bodies:
+    """size_bytes: of the requests under way in this process."""
+
+    size_bytes = 0
+
+
+@cache
+def _bodies_of(service: str) -> _Bodies:
+    found = _Bodies()
+    telemetry.BODY_BYTES.labels(service).set_function(lambda: found.size_bytes)
+    return found
 
 
 class _Body:
     """Counts a body as it comes: a missing or false Content-Length cannot fill the memory, nor can many at once."""
 
-    def __init__(self, receive: Receive, limit_bytes: int, observed: Observed) -> None:
+    def __init__(self, receive: Receive, limit_bytes: int, all_bodies: _Bodies) -> None:
         self.limit_bytes = limit_bytes
         self.seen_bytes = 0
         self._receive = receive
-        self._observed = observed
-        self._whole = False
-        self._until = asyncio.get_running_loop().time() + BODY_SECONDS
+        self._all = all_bodies
 
     async def receive(self) -> Message:
-        if self._whole:  # what comes now is at most that the client went away
-            return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._receive()
-        except TimeoutError as exc:
-            raise TooSlow(f"the request's body did not arrive within {BODY_SECONDS:g} s") from exc
-        self._whole = not message.get("more_body", False)
+        message = await self._receive()
         if message["type"] == "http.request":
             size_bytes = len(message.get("body", b""))
             self.seen_bytes += size_bytes
-            self._observed.count(size_bytes)
+            self._all.size_bytes += size_bytes
             if self.seen_bytes > self.limit_bytes:
                 raise self.too_large()
-            if self._observed.body_bytes > MOST_BODY_BYTES_AT_ONCE:
+            if self._all.size_bytes > MOST_BODY_BYTES_AT_ONCE:
                 raise Unavailable("too many large requests at once; try again in a moment")
         return message
 
@@ -372,14 +384,14 @@ def _answer(error: EmendError) -> JSONResponse:
     return JSONResponse(error.as_json(), status_code=error.status, headers=headers)
 
 
-async def _emend_error(_request: Request, exc: Exception) -> JSONResponse:
+async def emend_error(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, EmendError)
     if exc.status >= 500:
         _log.warning("refused", code=exc.code, reason=exc.message)
     return _answer(exc)
 
 
-async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
+async def validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     # Clipped: an unknown field's name is the client's own.

@@ -73,8 +73,8 @@ def ask(
 
 
 def _latency(said: str, share: str) -> float:
-    found = re.search(rf"^\s+{share}\s+([\d.]+)(us|ms|s|m)$", said, re.MULTILINE)
-    assert found is not None
+    found = re.search(rf"^\s+{share}\s+([\d.]+)(us|ms|s|m)\s*$", said, re.MULTILINE)
+    assert found is not None, said
     return float(found[1]) * _UNITS[found[2]]
 
 

@@ -232,7 +232,6 @@ def _means(kind: type[EmendError]) -> str:
 _MEANS = {
     "invalid_image": "The image cannot be used.",
     "invalid_label": "The label cannot be used.",
-    "too_slow": "The request did not arrive in its time.",
     "too_large": "The body, or the number of images in it, is too large.",
     "not_found": "There is no such thing, or nothing at this address.",
     "disk_full": "The disk is full; nothing was kept.",

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from api.app import create_app
+from api.batching import answers_of
 from api.errors import BadAnswer
 from api.gateway import decode_base64
 from api.predictions import _plain_filename
-from api.upstream import check
+from api.upstream import Answers
 from core.docs_page import render
 from core.errors import InvalidInput
 
@@ -40,11 +41,15 @@ def test_a_file_name_keeps_its_last_part_and_nothing_odd(given: str | None, kept
 
 
 def test_only_distributions_are_passed_on() -> None:
-    check(np.array([0.25, 0.75]))
-    check(np.array([1.0]))
-    for bad in ([0.5, 0.6], [np.nan, 1.0], [np.inf, 0.0], [-0.1, 1.1], [0.0, 0.0]):
+    for good in ([0.25, 0.75], [1.0, 0.0]):
+        (answer,) = answers_of(Answers(np.array([good]), 1))
+        answer.check()
+    bad = [[0.5, 0.6], [np.nan, 1.0], [np.inf, 0.0], [-0.1, 1.1], [0.0, 0.0]]
+    for answer in answers_of(Answers(np.array(bad), 1)):
         with pytest.raises(BadAnswer):
-            check(np.array(bad))
+            answer.check()
+    good_among_bad = answers_of(Answers(np.array([[np.nan, 1.0], [0.5, 0.5]]), 1))
+    assert [answer.is_distribution for answer in good_among_bad] == [False, True]
 
 
 def test_the_docs_page_escapes_what_it_shows_and_has_a_line_to_try_for_every_endpoint() -> None:

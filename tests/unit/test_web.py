@@ -11,6 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -304,3 +305,45 @@ def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
         return wire.pieces
 
     assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_cut_off"),
+    [
+        (b"", True),
+        (b"POST /thing HTTP/1.1\r\nHost: a\r\n", True),
+        (b"POST /thing HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", True),
+        (b"GET /thing HTTP/1.1\r\nHost: a\r\n\r\n", False),  # answered, and kept open for more
+    ],
+)
+def test_who_sends_too_slowly_is_cut_off(
+    sent: bytes, is_cut_off: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(web, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(web, "LOOK_SECONDS", 0.05)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.request":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def scene() -> bool:
+        config = uvicorn.Config(app, port=0, http=web._Http, log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        await asyncio.sleep(1)
+        ended = reader.at_eof() or reader.exception() is not None
+        writer.close()
+        server.should_exit = True
+        await serving
+        return ended
+
+    assert asyncio.run(asyncio.wait_for(scene(), 20)) == is_cut_off
