@@ -56,8 +56,14 @@ def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, mood
         [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(bias, "bias"),
-            numpy_helper.from_array(np.float32(200), "bright"),
-            numpy_helper.from_array(np.float32(np.nan), "nothing"),
+            *(
+                [
+                    numpy_helper.from_array(np.float32(200), "bright"),
+                    numpy_helper.from_array(np.float32(np.nan), "nothing"),
+                ]
+                if moody
+                else []
+            ),
         ],
     )
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
