@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from api.app import create_application
+from api import predictions
+from api.app import create_app
+from api.gateway import batcher_of
+from api.lean import Shortcut
+from api.overload import refusing
 from core import start, web
 from core.settings import settings
 
 
 def main() -> None:
     start.begin("gateway")
-    web.serve(create_application(), settings().api_port, "gateway")
+    app = create_app()
+    shortcut = Shortcut(app, predictions.lean, "gateway")
+    refuse = refusing(lambda: batcher_of(app), settings().default_model)
+    web.serve(shortcut, settings().api_port, "gateway", refuse)
 
 
 if __name__ == "__main__":

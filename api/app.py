@@ -12,7 +12,6 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import select
-from starlette.types import ASGIApp
 
 from api import corrections, links, models, monitoring, predictions, runs
 from api.actors import Actors
@@ -20,7 +19,6 @@ from api.batching import Batcher
 from api.catalogue import Catalogue
 from api.gateway import Gateway, gateway
 from api.history import History
-from api.lean import Shortcut
 from api.trials import Trials
 from api.upstream import ModelServers
 from core import web
@@ -32,11 +30,6 @@ DATABASE_THREADS = 8  # with the catalogue's and the history's they stay within 
 READY_SECONDS = 3.0
 
 health = APIRouter(tags=["health"])
-
-
-def create_application() -> ASGIApp:
-    """What a server runs."""
-    return Shortcut(create_app(), predictions.lean, "gateway")
 
 
 def create_app() -> FastAPI:

@@ -25,9 +25,9 @@ from core.errors import Unavailable
 
 MOST_IMAGES = 64
 MOST_BYTES = 3_000_000  # the model server takes 5 MiB
-# Of images, for one version of a model: as many as are answered in about 40 ms. Past them a request is refused at once,
+# Of images, for one version of a model: as many as are answered in about 30 ms. Past them a request is refused at once,
 # so that those that are answered are answered soon. One request may bring more than are left.
-MOST_WAITING = 128
+MOST_WAITING = 96
 SUM_TOLERANCE = 1e-3
 
 Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
@@ -79,12 +79,19 @@ class Batcher:
         self._score = score
         self._lanes: dict[tuple[str, int | None], _Lane] = {}
 
+    def is_full(self, model: str) -> bool:
+        lane = self._lanes.get((model, None))
+        return lane is not None and len(lane.waiting) >= MOST_WAITING
+
+    def refusal(self, model: str) -> TooBusy:
+        """What a request is told that comes while it is full."""
+        metrics.REFUSED.labels(model).inc()
+        return TooBusy(f"{MOST_WAITING} images or more wait for '{model}' already; try again in a moment")
+
     def admit(self, model: str) -> None:
         """Before a request's images are decoded. Raises TooBusy when enough wait."""
-        lane = self._lanes.get((model, None))
-        if lane is not None and len(lane.waiting) >= MOST_WAITING:
-            metrics.REFUSED.labels(model).inc()
-            raise TooBusy(f"{len(lane.waiting)} images wait for '{model}' already; try again in a moment")
+        if self.is_full(model):
+            raise self.refusal(model)
 
     async def answer(self, model: str, pixels: NDArray[np.uint8], version: int | None = None) -> Answer:
         """One image, of the live version or another. Raises what the model server's client raises."""

@@ -137,8 +137,14 @@ def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def serve(app: ASGIApp, port: int, service: str) -> None:
+# Of what has come of a new request: the whole answer when it is to be refused, unread. Past what a service can do, most
+# of its time must not go into saying so.
+Refuse = Callable[[bytes], bytes | None]
+
+
+def serve(app: ASGIApp, port: int, service: str, refuse: Refuse | None = None) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
+    _Http.refuse = refuse
     telemetry.configure(service)
     uvicorn.run(
         app,
@@ -162,7 +168,9 @@ class _Http(HttpToolsProtocol):
     the process was killed in between, could not be mended. And it is one system call less.
     """
 
+    refuse: ClassVar[Refuse | None] = None
     _until = math.inf  # when what is awaited must be here
+    _in_message = False
     _looked_after: ClassVar[asyncio.AbstractEventLoop | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -172,7 +180,21 @@ class _Http(HttpToolsProtocol):
             _Http._looked_after = self.loop
             self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
 
+    def data_received(self, data: bytes) -> None:
+        idle = not self._in_message and (self.cycle is None or self.cycle.response_complete)
+        refusal = _Http.refuse(data) if idle and _Http.refuse is not None else None
+        if refusal is None:
+            super().data_received(data)
+            return
+        self._until = math.inf
+        self._unset_keepalive_if_required()
+        self.transport.write(refusal)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
     def on_message_begin(self) -> None:
+        self._in_message = True
         super().on_message_begin()
         self._until = self.loop.time() + HEAD_SECONDS
 
@@ -181,6 +203,7 @@ class _Http(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         self._until = math.inf
         super().on_message_complete()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import errno
@@ -35,6 +36,7 @@ from sqlalchemy.orm import Session
 import core.database
 import core.settings
 from api.app import create_app
+from api.batching import MOST_WAITING
 from core import web
 from core.database import Category, Correction, Prediction
 from core.images import name_of
@@ -679,3 +681,45 @@ def test_predictions_are_written_before_a_graceful_end(world: World, tmp_path: P
     with world.database() as db:
         found = {str(i) for i in db.scalars(select(Prediction.id))}
     assert set(ids) <= found
+
+
+def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answered(world: World) -> None:
+    body = {"image": fine(), "draft": True}
+    refused: list[tuple[float, httpx.Response]] = []
+    answered: list[httpx.Response] = []
+
+    async def scene() -> None:
+        async with httpx.AsyncClient(
+            base_url=world.gateway.url, timeout=30, limits=httpx.Limits(max_connections=None)
+        ) as client:
+
+            async def ask(**more: Any) -> None:
+                started = time.monotonic()
+                response = await client.post("/invocations/", json=body | more)
+                if response.status_code == 503:
+                    refused.append((time.monotonic() - started, response))
+                else:
+                    answered.append(response)
+
+            first = asyncio.create_task(ask())
+            await asyncio.sleep(0.2)
+            waiting = [asyncio.create_task(ask()) for _ in range(MOST_WAITING)]
+            await asyncio.sleep(1.0)
+            await ask()  # refused before it is parsed
+            await ask(model="doodles")  # and after
+            world.model_server.go_on()
+            await asyncio.gather(first, *waiting)
+
+    world.model_server.freeze()
+    try:
+        asyncio.run(scene())
+    finally:
+        world.model_server.go_on()
+    assert len(refused) == 2
+    for seconds, response in refused:
+        assert seconds < 0.5
+        assert response.json()["error"]["code"] == "too_busy"
+        assert response.headers["Retry-After"] == "1"
+        assert response.headers["X-Request-Id"]
+    assert {response.status_code for response in answered} == {200}
+    assert len(answered) == MOST_WAITING + 1
