@@ -94,8 +94,8 @@ function whatItDoes({ kind, version, percent: share }: Trial): string {
 function Sides({ trial }: { trial: Trial }) {
   const time = (ms: number | null) => (ms === null ? "–" : milliseconds(ms));
   const rows: [string, string, string][] = [
-    ["Failed answers", count(trial.errors), count(trial.champion_errors)],
-    ["Half answered within", time(trial.p50_ms), time(trial.champion_p50_ms)],
+    ["Failed", count(trial.errors), count(trial.champion_errors)],
+    ["Half within", time(trial.p50_ms), time(trial.champion_p50_ms)],
     ["95 of 100 within", time(trial.p95_ms), time(trial.champion_p95_ms)],
   ];
   return (
@@ -104,9 +104,9 @@ function Sides({ trial }: { trial: Trial }) {
       rows={rows}
       rowKey={([name]) => name}
       columns={[
-        { name: "On the same images", cell: ([name]) => name, isHeader: true },
+        { name: "Of their answers", cell: ([name]) => name, isHeader: true },
         { name: `Version ${trial.version}`, cell: ([, own]) => own, numeric: true },
-        { name: `Version ${trial.champion}, live`, cell: ([, , champions]) => champions, numeric: true },
+        { name: `Version ${trial.champion} (live)`, cell: ([, , champions]) => champions, numeric: true },
       ]}
     />
   );
@@ -121,12 +121,14 @@ export function EndedTrials({ trials }: { trials: readonly Trial[] }) {
       <ol className="trials" aria-label="What was tried out, newest first">
         {trials.slice(0, isWhole ? undefined : FIRST).map((trial) => (
           <li key={trial.id}>
-            <h3>
-              Version {trial.version} as a {trial.kind}
+            <div className="trials-head">
+              <h3>
+                Version {trial.version} as a {trial.kind}
+              </h3>
               {trial.outcome && (
                 <StatusMark status={OUTCOMES[trial.outcome][0]} word={OUTCOMES[trial.outcome][1]} />
               )}
-            </h3>
+            </div>
             <p className="small soft">
               <LocalTime at={trial.started_at} />
               {trial.ended_at !== null &&

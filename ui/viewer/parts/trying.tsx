@@ -46,14 +46,14 @@ export function Try({ model, version, live, trial, isRegistryAway }: TryProps) {
       <fieldset className="trying-kinds">
         <legend>As what?</legend>
         <Kind
-          id={`${id}-shadow`}
+          group={`${id}-kind`}
           name="A shadow"
           note="is asked about copies of images; nobody sees its answers"
           isChosen={kind === "shadow"}
           choose={() => setKind("shadow")}
         />
         <Kind
-          id={`${id}-canary`}
+          group={`${id}-kind`}
           name="A canary"
           note="answers a share of the images"
           isChosen={kind === "canary"}
@@ -85,17 +85,17 @@ export function Try({ model, version, live, trial, isRegistryAway }: TryProps) {
 }
 
 interface KindProps {
-  id: string;
+  group: string;
   name: string;
   note: string;
   isChosen: boolean;
   choose: () => void;
 }
 
-function Kind({ id, name, note, isChosen, choose }: KindProps) {
+function Kind({ group, name, note, isChosen, choose }: KindProps) {
   return (
-    <label className="trying-kind" htmlFor={id}>
-      <input id={id} type="radio" checked={isChosen} onChange={choose} />
+    <label className="trying-kind">
+      <input type="radio" name={group} checked={isChosen} onChange={choose} />
       <span>
         <strong>{name}</strong> {note}
       </span>
