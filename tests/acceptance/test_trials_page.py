@@ -203,6 +203,7 @@ def test_of_many_that_have_ended_and_while_the_gateway_is_away(stand: Stand, pag
     found = shots(page, "versions-trials-full")
     with stand.gateway.away():
         expect(page.get_by_text("these figures are from")).to_be_visible()
+        expect(page.locator('.stale[data-state="live"]')).to_be_hidden()
         page.evaluate("scrollTo(0, 0)")
         found += shots(page, "versions-trial-old", full_page=False)
         page.reload()
