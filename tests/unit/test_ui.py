@@ -20,6 +20,7 @@ import pytest
 
 import api.app
 import viewer.app
+from core import trials
 from core.database import CategoryState, CorrectionStatus, Run, RunStatus, Stage, StageStatus, Trigger
 from core.drawing import render
 from pipeline import runs, starter
@@ -56,6 +57,16 @@ def test_every_state_has_a_mark() -> None:
     text = (UI / "shared" / "components" / "StatusMark.tsx").read_text()
     marked = set(re.findall(r"^  (\w+): \[", text, re.MULTILINE))
     assert {*RunStatus, *StageStatus, *CorrectionStatus, *CategoryState} <= marked
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MOST_EXCESS_ERRORS", "FEWEST_ERRORS", "MOST_TIMES_AS_SLOW", "SLOWER_BY_MS", "FEWEST_LATENCIES"],
+)
+def test_the_pages_know_a_canarys_bounds(name: str) -> None:
+    found = re.search(rf"{name} = ([\d.]+);", (UI / "viewer" / "trials.ts").read_text())
+    assert found is not None
+    assert float(found[1]) == getattr(trials, name)
 
 
 def _fields(text: str, interface: str) -> list[str]:

@@ -66,6 +66,11 @@ export function ago(at: Date, now = Date.now()): string {
   return `${counted(Math.round(seconds / 86_400), "day")} ago`;
 }
 
+/** "-1.6" with a real minus; dates, ranges and names keep their hyphens. */
+export function minus(text: string): string {
+  return text.replace(/(?<![\w.)-])-(?=\d)/g, "−");
+}
+
 /**
  * What a service says, as a sentence of its own: "the database is away" becomes "The database is away." Addresses of
  * services and names of exceptions are for the logs; a command stands in quotation marks.

@@ -164,6 +164,30 @@ export const review = (decisions: Decision[]) => gateway.post("/corrections/revi
 export const promote = (name: string, version: number, reason: string) =>
   gateway.post("/models/{name}/promote", { path: { name }, body: { version, reason } });
 
+export type Trial = GatewayComponents["schemas"]["TrialAnswer"];
+export type TrialKind = Trial["kind"];
+
+/** Newest first, the one under way, if any, at the head; the gateway gives the last 20. */
+export const askTrials = async (name: string, signal?: AbortSignal): Promise<Trial[]> =>
+  (
+    await gateway.get("/models/{name}/trials", {
+      path: { name },
+      timeoutMs: 5_000, // asked again every few seconds, and the page waits for the first
+      ...(signal && { signal }),
+    })
+  ).trials;
+
+/** Answers when every model server has loaded the version. */
+export const startTrial = (
+  name: string,
+  kind: TrialKind,
+  body: { version: number; percent: number; reason: string },
+) => gateway.post(`/models/{name}/${kind}`, { path: { name }, body, timeoutMs: 120_000 });
+
+/** Ends what is being tried out; when nothing is, puts the previous version back. */
+export const rollBack = (name: string, reason: string) =>
+  gateway.post("/models/{name}/rollback", { path: { name }, body: { reason } });
+
 /** Addresses in answers begin with the root of the service that has them. */
 export function shownAt(address: string): string {
   const service = /^\/?(corrections|predictions)\//.test(address) ? "api" : "runs";

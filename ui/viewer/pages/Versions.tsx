@@ -1,6 +1,9 @@
-/** The versions of a model: which was live when and why, any two side by side, promoting and rolling back. */
+/**
+ * The versions of a model: which was live when and why, what is tried out beside it, any two side by side; promoting,
+ * trying out and rolling back.
+ */
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useId, useMemo, useState } from "react";
+import { useEffect, useId, useMemo, useRef, useState } from "react";
 import { Link } from "wouter";
 import { useParameter } from "../../shared/address.ts";
 import { Button } from "../../shared/components/Button.tsx";
@@ -8,7 +11,7 @@ import { Card } from "../../shared/components/Card.tsx";
 import { LocalTime } from "../../shared/components/LocalTime.tsx";
 import { StatusMark } from "../../shared/components/StatusMark.tsx";
 import { Empty, Failed, Loading } from "../../shared/components/states.tsx";
-import { count, counted, duration, percent, sentence } from "../../shared/format.ts";
+import { count, counted, duration, minus, percent, sentence } from "../../shared/format.ts";
 import { useLive } from "../../shared/live.ts";
 import {
   askLedger,
@@ -16,12 +19,16 @@ import {
   askVersions,
   type LedgerItem,
   type ModelOverview,
+  type Trial,
   type Version,
 } from "../data.ts";
 import { Promote, ResumePromotion, RollBack } from "../parts/actions.tsx";
 import { Compare, showComparison } from "../parts/Compare.tsx";
 import { Head, LoadingPage, NoModel } from "../parts/Head.tsx";
+import { EndedTrials, OpenTrial } from "../parts/Trials.tsx";
+import { Try } from "../parts/trying.tsx";
 import { useOverview } from "../runs.ts";
+import { underWay, useTrials } from "../trials.ts";
 import "./Versions.css";
 
 const FIRST = 8;
@@ -70,12 +77,17 @@ function OfModel({ model }: { model: ModelOverview }) {
     getNextPageParam: (page) => page.next_before,
   });
   const ledger = useQuery({ queryKey: ["ledger", name], queryFn: ({ signal }) => askLedger(name, signal) });
+  const trials = useTrials(name);
+  const trial = underWay(trials.data);
+  useAfterTrial(name, trial);
   const items = useMemo(() => versions.data?.pages.flatMap((page) => page.items) ?? [], [versions.data]);
   const isRegistryAway = versions.data?.pages[0]?.aliases_from === "ledger";
   const live = items.find(({ aliases }) => aliases.includes("champion"));
+  // What is tried out stands above the versions, which would jump.
+  const isWaiting = versions.isPending || (items.length > 0 && trials.isPending && trials.failureCount === 0);
   return (
     <>
-      {versions.isPending && <LoadingPage what="the versions" />}
+      {isWaiting && <LoadingPage what="the versions" />}
       {versions.isError && items.length === 0 && (
         <Failed
           what="The versions could not be loaded"
@@ -90,11 +102,12 @@ function OfModel({ model }: { model: ModelOverview }) {
           </p>
         </Empty>
       )}
-      {items.length > 0 && (
+      {items.length > 0 && !isWaiting && (
         <>
           {isRegistryAway && (
             <p className="versions-paused small" role="status">
-              MLflow does not answer just now: nothing can be put live or rolled back until it is there again.
+              MLflow does not answer just now: nothing can be put live, tried out or rolled back until it is
+              there again.
             </p>
           )}
           <section className="versions-live" aria-label="What is live">
@@ -131,26 +144,47 @@ function OfModel({ model }: { model: ModelOverview }) {
               {pausedAt && <ResumePromotion model={model} />}
             </div>
           </section>
+          {trial && (
+            <OpenTrial
+              trial={trial}
+              version={items.find(({ version }) => version === trial.version) ?? null}
+              isRegistryAway={isRegistryAway}
+              oldSince={trials.isError ? trials.dataUpdatedAt : null}
+            />
+          )}
           <div className="versions-columns">
             <VersionList
               name={name}
               versions={items}
               live={live?.version ?? null}
+              trial={trial}
               isRegistryAway={isRegistryAway}
               more={versions.hasNextPage ? () => void versions.fetchNextPage() : undefined}
             />
-            <Card title="What was live when">
-              <LiveAt name={name} />
-              {ledger.isPending && <Loading what="the ledger" lines={6} />}
-              {ledger.isError && !ledger.data && (
+            <div className="stack">
+              <Card title="What was live when">
+                <LiveAt name={name} />
+                {ledger.isPending && <Loading what="the ledger" lines={6} />}
+                {ledger.isError && !ledger.data && (
+                  <Failed
+                    what="The ledger could not be loaded"
+                    error={ledger.error}
+                    retry={() => void ledger.refetch()}
+                  />
+                )}
+                {ledger.data && <Timeline items={ledger.data} />}
+              </Card>
+              {trials.isError && !trials.data && (
                 <Failed
-                  what="The ledger could not be loaded"
-                  error={ledger.error}
-                  retry={() => void ledger.refetch()}
+                  what="What was tried out could not be loaded"
+                  error={trials.error}
+                  retry={() => void trials.refetch()}
                 />
               )}
-              {ledger.data && <Timeline items={ledger.data} />}
-            </Card>
+              {trials.data && !ledger.isPending && (
+                <EndedTrials trials={trials.data.filter(({ ended_at }) => ended_at !== null)} />
+              )}
+            </div>
           </div>
           <Compare name={name} versions={items} live={live?.version ?? null} />
         </>
@@ -159,16 +193,29 @@ function OfModel({ model }: { model: ModelOverview }) {
   );
 }
 
+/** It may have ended by itself, or from a shell: what follows from that is asked for. */
+function useAfterTrial(name: string, trial: Trial | null): void {
+  const queries = useQueryClient();
+  const id = trial?.id ?? null;
+  const before = useRef(id);
+  useEffect(() => {
+    if (before.current !== null && before.current !== id)
+      for (const of of ["versions", "ledger"]) void queries.invalidateQueries({ queryKey: [of, name] });
+    before.current = id;
+  }, [queries, name, id]);
+}
+
 interface VersionListProps {
   name: string;
   versions: readonly Version[];
   live: number | null;
+  trial: Trial | null;
   isRegistryAway: boolean;
   /** There are older ones to ask for. */
   more: (() => void) | undefined;
 }
 
-function VersionList({ name, versions, live, isRegistryAway, more }: VersionListProps) {
+function VersionList({ name, versions, live, trial, isRegistryAway, more }: VersionListProps) {
   const [shown, setShown] = useState(FIRST);
   return (
     <Card title={more ? `The newest ${count(versions.length)}` : counted(versions.length, "version")}>
@@ -177,7 +224,7 @@ function VersionList({ name, versions, live, isRegistryAway, more }: VersionList
           <li key={version.version} className="versions-item">
             <div className="versions-item-head">
               <h3>Version {version.version}</h3>
-              <Marks version={version} />
+              <Marks version={version} trial={trial} />
               <span className="small soft">
                 <LocalTime at={version.created_at} />
               </span>
@@ -196,9 +243,26 @@ function VersionList({ name, versions, live, isRegistryAway, more }: VersionList
                 </>
               )}
             </p>
-            {version.verdict_sentence && <p className="small versions-said">{version.verdict_sentence}</p>}
+            {version.verdict_sentence && (
+              <p className="small versions-said">{minus(version.verdict_sentence)}</p>
+            )}
             <div className="row versions-buttons">
-              <Promote model={name} version={version} live={live} isRegistryAway={isRegistryAway} />
+              <Promote
+                model={name}
+                version={version}
+                live={live}
+                isRegistryAway={isRegistryAway}
+                trial={trial}
+              />
+              {version.version !== live && !version.weights_removed_at && (
+                <Try
+                  model={name}
+                  version={version.version}
+                  live={live}
+                  trial={trial}
+                  isRegistryAway={isRegistryAway}
+                />
+              )}
               {live !== null && version.version !== live && (
                 <Link
                   href={`/versions?model=${encodeURIComponent(name)}&a=${live}&b=${version.version}`}
@@ -227,9 +291,11 @@ function VersionList({ name, versions, live, isRegistryAway, more }: VersionList
   );
 }
 
-function Marks({ version }: { version: Version }) {
+function Marks({ version, trial }: { version: Version; trial: Trial | null }) {
   const { aliases, weights_removed_at: removed, live } = version;
   if (aliases.includes("champion")) return <StatusMark status="live" />;
+  if (trial?.version === version.version)
+    return <StatusMark status="challenger" word={trial.kind === "canary" ? "Canary" : "Shadow"} />;
   if (removed) return <StatusMark status="retired" word="Weights removed" />;
   if (aliases.includes("previous")) return <StatusMark status="previous" />;
   return live.length > 0 ? (
@@ -287,12 +353,20 @@ function LiveAt({ name }: { name: string }) {
 }
 
 /** What happened, or did not: an entry that was reverted or abandoned changed nothing. */
-function heading({ action, version, outcome }: LedgerItem): string {
+export function heading({
+  action,
+  version,
+  outcome,
+}: Pick<LedgerItem, "action" | "version" | "outcome">): string {
+  if (isTrial(action)) return `Version ${version} was tried out as a ${action}`;
   const isUndone = outcome !== null && outcome !== "done";
   if (action === "rollback")
     return isUndone ? `Not back to version ${version}` : `Back to version ${version}`;
   return isUndone ? `Version ${version} did not go live` : `Version ${version} went live`;
 }
+
+/** Written when it ended without going live: the live version was the same before and after. */
+const isTrial = (action: string) => action === "shadow" || action === "canary";
 
 function Timeline({ items }: { items: readonly LedgerItem[] }) {
   const [shown, setShown] = useState(FIRST_OF_LEDGER);
@@ -302,17 +376,26 @@ function Timeline({ items }: { items: readonly LedgerItem[] }) {
     <>
       <ol className="timeline" aria-label="The ledger, newest first">
         {items.slice(0, shown).map((item) => (
-          <li key={item.id} data-action={item.action} data-outcome={item.outcome ?? "open"}>
+          <li
+            key={item.id}
+            data-action={item.action}
+            data-outcome={item.outcome ?? "open"}
+            data-now={item === done[0] || undefined}
+          >
             <h3>
               {heading(item)}
               {item.outcome === null && <StatusMark status="open" />}
             </h3>
             <p className="small soft">
               <LocalTime at={item.opened_at} />
-              {lasted(item, done)} · {by(item)}
-              {item.replaced_version !== null && ` · instead of version ${item.replaced_version}`}
+              {lasted(item, done)} · {isTrial(item.action) && "ended "}
+              {by(item)}
+              {item.replaced_version !== null &&
+                (isTrial(item.action)
+                  ? ` · version ${item.replaced_version} stayed live`
+                  : ` · instead of version ${item.replaced_version}`)}
             </p>
-            <p className="small timeline-why">{item.reason}</p>
+            <p className="small timeline-why">{minus(item.reason)}</p>
           </li>
         ))}
       </ol>
@@ -336,10 +419,14 @@ function by(item: LedgerItem): React.ReactNode {
   return item.actor === "gate" ? "by the gate" : `by ${item.actor}`;
 }
 
-/** How long it was live; nothing for what still is. done: newest first. */
+/** How long it was live, or tried out; nothing for what still is. done: newest first. */
 function lasted(item: LedgerItem, done: readonly LedgerItem[]): string {
-  const next = done[done.findIndex(({ id }) => id === item.id) - 1];
+  if (isTrial(item.action) && item.closed_at !== null)
+    return `, for ${between(item.opened_at, item.closed_at)}`;
   if (item.outcome !== "done") return "";
+  const next = done[done.findIndex(({ id }) => id === item.id) - 1];
   if (next === undefined) return ", live until now";
-  return `, live for ${duration((Date.parse(next.opened_at) - Date.parse(item.opened_at)) / 1000)}`;
+  return `, live for ${between(item.opened_at, next.opened_at)}`;
 }
+
+const between = (from: string, to: string) => duration((Date.parse(to) - Date.parse(from)) / 1000);

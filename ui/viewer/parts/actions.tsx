@@ -11,10 +11,11 @@ import { gateway } from "../../shared/api/client.ts";
 import { Button, type ButtonProps } from "../../shared/components/Button.tsx";
 import { Confirm } from "../../shared/components/Confirm.tsx";
 import { say } from "../../shared/components/Toasts.tsx";
-import { counted } from "../../shared/format.ts";
+import { counted, minus } from "../../shared/format.ts";
 import { isActive, type Run } from "../../shared/runs.ts";
-import { type ModelOverview, promote, type Version } from "../data.ts";
+import { type ModelOverview, promote, rollBack, type Trial, type Version } from "../data.ts";
 import { roughly } from "../runs.ts";
+import { endTrial, rolledBack, underWay, useTrials } from "../trials.ts";
 import "./actions.css";
 
 interface AskedActionProps {
@@ -199,13 +200,14 @@ interface ReasonProps {
   value: string;
   onChange: (value: string) => void;
   example: string;
+  label?: string;
 }
 
-export function Reason({ value, onChange, example }: ReasonProps) {
+export function Reason({ value, onChange, example, label = "Why? The ledger keeps it." }: ReasonProps) {
   const id = useId();
   return (
     <div className="actions-reason">
-      <label htmlFor={id}>Why? The ledger keeps it.</label>
+      <label htmlFor={id}>{label}</label>
       <input
         id={id}
         type="text"
@@ -228,9 +230,12 @@ interface RollBackProps {
 
 export function RollBack({ model, live, previous, isRegistryAway = false }: RollBackProps) {
   const [reason, setReason] = useState("");
+  const trials = useTrials(model);
+  const trial = underWay(trials.data);
   const target = `version ${previous}`;
   let because: string | undefined;
-  if (live === null) because = "No version is live yet";
+  if (trial !== null) because = undefined;
+  else if (live === null) because = "No version is live yet";
   else if (previous === null) because = "There is no earlier version to go back to";
   else if (isRegistryAway) because = "MLflow does not answer just now";
   return (
@@ -239,22 +244,29 @@ export function RollBack({ model, live, previous, isRegistryAway = false }: Roll
       kind="danger"
       label={`Roll back: ${model}`}
       because={because}
-      title={`Roll back to ${target}?`}
-      confirm="Roll back"
+      title={trial ? `End the ${trial.kind} of version ${trial.version} first?` : `Roll back to ${target}?`}
+      confirm={trial ? `End the ${trial.kind}` : "Roll back"}
       danger
       act={async () => {
-        const { version } = await gateway.post("/models/{name}/rollback", {
-          path: { name: model },
-          body: { reason: reason.trim() || "asked for on the page" },
-        });
+        const why = reason.trim() || "asked for on the page";
+        const said = trial ? await endTrial(trial, why) : rolledBack(await rollBack(model, why));
         setReason("");
-        return `Version ${version} is live again`;
+        return said;
       }}
     >
-      <p>
-        Within seconds {target} of {model} answers instead of version {live}; no request is lost meanwhile.
-        Runs then put nothing live by themselves until somebody resumes promotion.
-      </p>
+      {trial ? (
+        <p>
+          A rollback ends the {trial.kind} of version {trial.version} first: version {trial.champion} stays
+          live and answers all images.
+          {previous !== null && ` To go back to ${target} after that, roll back once more.`}
+        </p>
+      ) : (
+        <p>
+          Within seconds {target} of {model} answers instead of version {live}; no request is lost meanwhile.
+          Runs then put nothing live by themselves until somebody resumes promotion.
+          {!trials.data && " If a version is being tried out, that ends instead, and the live version stays."}
+        </p>
+      )}
       <Reason value={reason} onChange={setReason} example="it mistakes cats for dogs" />
     </AskedAction>
   );
@@ -281,8 +293,11 @@ export function ResumePromotion({ model }: { model: ModelOverview }) {
   );
 }
 
-export function whyNoPromotion(version: Version, isRegistryAway = false): string | undefined {
-  if (version.aliases.includes("champion")) return "It is live";
+type Promotable = Pick<Version, "version"> &
+  Partial<Pick<Version, "aliases" | "weights_removed_at" | "verdict_sentence">>;
+
+export function whyNoPromotion(version: Promotable, isRegistryAway = false): string | undefined {
+  if (version.aliases?.includes("champion")) return "It is live";
   if (version.weights_removed_at) return "Its weights were removed to save room";
   if (isRegistryAway) return "MLflow does not answer just now";
   return undefined;
@@ -290,17 +305,21 @@ export function whyNoPromotion(version: Version, isRegistryAway = false): string
 
 interface PromoteProps {
   model: string;
-  version: Version;
+  version: Promotable;
   live: number | null;
   isRegistryAway: boolean;
+  /** What is being tried out, this version or another. */
+  trial: Trial | null;
+  /** Read aloud where there are two for one version. */
+  label?: string;
 }
 
-export function Promote({ model, version, live, isRegistryAway }: PromoteProps) {
+export function Promote({ model, version, live, isRegistryAway, trial, label }: PromoteProps) {
   const [reason, setReason] = useState("");
   return (
     <AskedAction
       name="Promote"
-      label={`Promote version ${version.version}`}
+      label={label ?? `Promote version ${version.version}`}
       because={whyNoPromotion(version, isRegistryAway)}
       title={`Put version ${version.version} live?`}
       confirm={`Promote version ${version.version}`}
@@ -314,9 +333,10 @@ export function Promote({ model, version, live, isRegistryAway }: PromoteProps) 
         Within seconds version {version.version} of {model} answers
         {live === null ? "" : ` instead of version ${live}`}; no request is lost meanwhile. It is your
         decision, not the gate’s, and the ledger says so.
+        {trial && ` The ${trial.kind} of version ${trial.version} ends with that.`}
       </p>
       {version.verdict_sentence && (
-        <p className="actions-said">The gate said of it: {version.verdict_sentence}</p>
+        <p className="actions-said">The gate said of it: {minus(version.verdict_sentence)}</p>
       )}
       <Reason value={reason} onChange={setReason} example="better on our own drawings" />
     </AskedAction>
