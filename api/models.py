@@ -76,8 +76,8 @@ def rollback(name: Name, request: Request, the: The, body: RollbackRequest | Non
     """
     with session() as db:
         _existing(db, name)
-    reason = (body or RollbackRequest()).reason
-    return runs.rollback(name, actor=requester(request, the), reason=reason)
+    asked = body or RollbackRequest()
+    return runs.rollback(name, actor=requester(request, the), reason=asked.reason, version=asked.version)
 
 
 @router.post(

@@ -498,6 +498,12 @@ class RollbackRequest(_Request):
     reason: Text = Field(
         "asked for over HTTP", min_length=1, max_length=500, description="Kept in the ledger for ever."
     )
+    version: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="What is to be taken back, tried out or live: 409 when it is neither. Null: what is newest.",
+    )
 
 
 class RollbackAnswer(_Answer):

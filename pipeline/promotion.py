@@ -88,14 +88,17 @@ def close_entry(db: Session, entry_id: int, outcome: LedgerOutcome) -> None:
             trials.champion_moved(db, entry.model, entry.version, actor=entry.actor)
 
 
-def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
+def rollback(model: str, *, actor: str, reason: str, version: int | None = None) -> dict[str, Any]:
     """Ends the shadow or canary that is under way, if any. Else puts `previous` back in one step and pauses automatic
-    promotion until `resume_promotion`."""
+    promotion until `resume_promotion`.
+
+    version: what is to be taken back, tried out or live. Raises Conflict when it is neither any more.
+    """
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
         with session() as db:
             known = known_model(db, model)
             trial = trials.open_trial(db, model, for_update=True)
-            if trial is not None:
+            if trial is not None and version in (None, trial.version):
                 trials.end(db, trial, TrialOutcome.ended, reason, actor=actor)
                 paused = known.promotion_paused_at is not None
                 return _rolled_back(model, trial.champion, trial.version, paused=paused, ended=trial.kind)
@@ -105,6 +108,8 @@ def rollback(model: str, *, actor: str, reason: str) -> dict[str, Any]:
                 return _rolled_back(model, entry.version, entry.replaced_version)
         now = aliases_of(registry, model)
         champion, previous = now.champion, now.previous
+        if version not in (None, champion):
+            raise Conflict(f"version {version} of {model} is neither live nor tried out now", field="version")
         if champion is None or previous is None:
             raise Conflict(f"{model} has no previous version to go back to")
         with session() as db:

@@ -126,12 +126,18 @@ def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment)
     assert (deployed.trial()["errors"], deployed.trial()["champion_errors"]) == (0, 0)
     assert deployed.trial()["p95_ms"] > 0
 
-    done = deployed.client.post("/models/doodles/rollback", json={"reason": "seen enough"}).json()
+    wrong = deployed.client.post("/models/doodles/rollback", json={"version": MOODY})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (409, "conflict")
+    done = deployed.client.post(
+        "/models/doodles/rollback", json={"reason": "seen enough", "version": BETTER}
+    ).json()
     assert (done["ended_trial"], done["version"], done["replaced_version"]) == ("shadow", GOOD, BETTER)
     assert not done["promotion_paused"]
     assert (deployed.trial()["outcome"], deployed.trial()["ended_because"]) == ("ended", "seen enough")
     entry = deployed.ledger()[0]
     assert (entry["action"], entry["version"], entry["outcome"]) == ("shadow", BETTER, "reverted")
+    again = deployed.client.post("/models/doodles/rollback", json={"version": BETTER})
+    assert again.status_code == 409  # and the live version stays
     assert deployed.client.get("/models/doodles").json()["champion"]["version"] == GOOD
 
 

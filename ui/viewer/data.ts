@@ -185,8 +185,9 @@ export const startTrial = (
 ) => gateway.post(`/models/{name}/${kind}`, { path: { name }, body, timeoutMs: 120_000 });
 
 /** Ends what is being tried out; when nothing is, puts the previous version back. */
-export const rollBack = (name: string, reason: string) =>
-  gateway.post("/models/{name}/rollback", { path: { name }, body: { reason } });
+/** version: only if that one is tried out or live; else what is newest is taken back. */
+export const rollBack = (name: string, reason: string, version?: number) =>
+  gateway.post("/models/{name}/rollback", { path: { name }, body: { reason, version: version ?? null } });
 
 /** Addresses in answers begin with the root of the service that has them. */
 export function shownAt(address: string): string {

@@ -1,5 +1,6 @@
 /** Versions tried out beside the live one: `useTrials`, and in words what their figures mean. */
 import { useQuery } from "@tanstack/react-query";
+import { ApiError } from "../shared/api/client.ts";
 import { count } from "../shared/format.ts";
 import { askTrials, rollBack, type Trial } from "./data.ts";
 
@@ -27,15 +28,14 @@ export function underWay(trials: readonly Trial[] | undefined): Trial | null {
   return trials?.find(({ ended_at }) => ended_at === null) ?? null;
 }
 
-/**
- * Ends that one, and says so. Asked first whether it still goes on: a rollback when nothing is tried out would take the
- * live version away.
- */
-export async function endTrial({ id, model, kind, version }: Trial, reason: string): Promise<string> {
-  const now = (await askTrials(model)).find((one) => one.id === id);
-  if (now?.ended_at !== null)
+/** Ends that one, and says so; nothing else, when it went back by itself meanwhile. */
+export async function endTrial({ model, kind, version }: Trial, reason: string): Promise<string> {
+  try {
+    return rolledBack(await rollBack(model, reason, version));
+  } catch (failed) {
+    if (!(failed instanceof ApiError) || failed.status !== 409) throw failed;
     return `The ${kind} of version ${version} had ended already; nothing was changed`;
-  return rolledBack(await rollBack(model, reason));
+  }
 }
 
 export function rolledBack({

@@ -355,7 +355,7 @@ function MakeLive({ name, act }: { name: string; act: () => Promise<{ version: n
 const undo = (model: Model, version: number) =>
   gateway.post("/models/{name}/rollback", {
     path: { name: model.name },
-    body: { reason: `tried out: version ${version} undone from the drawing page` },
+    body: { version, reason: `tried out: version ${version} undone from the drawing page` },
   });
 
 const putBack = (model: Model, version: number) =>

@@ -1487,6 +1487,11 @@ export interface components {
        * @default asked for over HTTP
        */
       reason: string;
+      /**
+       * Version
+       * @description What is to be taken back, tried out or live: 409 when it is neither. Null: what is newest.
+       */
+      version?: number | null;
     };
     /**
      * RunAccepted

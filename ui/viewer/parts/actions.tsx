@@ -249,7 +249,9 @@ export function RollBack({ model, live, previous, isRegistryAway = false }: Roll
       danger
       act={async () => {
         const why = reason.trim() || "asked for on the page";
-        const said = trial ? await endTrial(trial, why) : rolledBack(await rollBack(model, why));
+        const said = trial
+          ? await endTrial(trial, why)
+          : rolledBack(await rollBack(model, why, live ?? undefined));
         setReason("");
         return said;
       }}
