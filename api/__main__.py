@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from api import predictions
 from api.app import create_app
-from api.gateway import batcher_of
 from api.lean import Shortcut
 from api.overload import refusing
 from core import start, web
@@ -13,9 +12,8 @@ from core.settings import settings
 
 def main() -> None:
     start.begin("gateway")
-    app = create_app()
-    shortcut = Shortcut(app, predictions.lean, "gateway")
-    refuse = refusing(lambda: batcher_of(app), settings().default_model)
+    shortcut = Shortcut(create_app(), predictions.lean, "gateway")
+    refuse = refusing(lambda: shortcut.others, settings().default_model)
     web.serve(shortcut, settings().api_port, "gateway", refuse)
 
 

@@ -79,19 +79,12 @@ class Batcher:
         self._score = score
         self._lanes: dict[tuple[str, int | None], _Lane] = {}
 
-    def is_full(self, model: str) -> bool:
-        lane = self._lanes.get((model, None))
-        return lane is not None and len(lane.waiting) >= MOST_WAITING
-
-    def refusal(self, model: str) -> TooBusy:
-        """What a request is told that comes while it is full."""
-        metrics.REFUSED.labels(model).inc()
-        return TooBusy(f"{MOST_WAITING} images or more wait for '{model}' already; try again in a moment")
-
     def admit(self, model: str) -> None:
         """Before a request's images are decoded. Raises TooBusy when enough wait."""
-        if self.is_full(model):
-            raise self.refusal(model)
+        lane = self._lanes.get((model, None))
+        if lane is not None and len(lane.waiting) >= MOST_WAITING:
+            metrics.REFUSED.labels(model).inc()
+            raise refusal(model)
 
     async def answer(self, model: str, pixels: NDArray[np.uint8], version: int | None = None) -> Answer:
         """One image, of the live version or another. Raises what the model server's client raises."""
@@ -137,6 +130,11 @@ def answers_of(answers: Answers) -> list[Answer]:
     with np.errstate(invalid="ignore"):
         fine = (np.abs(rows.sum(1) - 1) <= SUM_TOLERANCE) & (rows.min(1) >= 0)  # NaN is neither
     return [Answer(row, answers.version, is_fine) for row, is_fine in zip(rows, fine.tolist(), strict=True)]
+
+
+def refusal(model: str) -> TooBusy:
+    """What a request is told that comes when enough wait."""
+    return TooBusy(f"{MOST_WAITING} images or more wait for '{model}' already; try again in a moment")
 
 
 def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:

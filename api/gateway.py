@@ -7,7 +7,7 @@ import binascii
 from dataclasses import dataclass
 
 import anyio
-from fastapi import FastAPI, Request
+from fastapi import Request
 
 from api.actors import Actors
 from api.batching import Batcher
@@ -36,12 +36,6 @@ class Gateway:
         wanted = settings().default_model if name is None else name
         found = self.catalogue.get(wanted)
         return found if found is not None else await anyio.to_thread.run_sync(self.catalogue.find, wanted)
-
-
-def batcher_of(app: FastAPI) -> Batcher | None:
-    """None until it has started."""
-    found: Gateway | None = getattr(app.state, "gateway", None)
-    return None if found is None else found.batcher
 
 
 def gateway(request: Request) -> Gateway:

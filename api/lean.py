@@ -42,6 +42,7 @@ class Shortcut:
     """ASGI application: the routes of `lean` by themselves, all else by `app`."""
 
     def __init__(self, app: FastAPI, lean: APIRouter, service: str) -> None:
+        self.others = 0  # under way in `app`
         self._app = app
         self._handlers = {
             (method, route.path): (route, web.Observed(_answering(route), service))
@@ -53,7 +54,11 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._handlers.get((scope.get("method", ""), scope.get("path", "")))
         if found is None:
-            await self._app(scope, receive, send)
+            self.others += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self.others -= 1
             return
         route, handler = found
         scope["app"], scope["route"] = self._app, route

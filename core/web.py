@@ -137,9 +137,9 @@ def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     return app.openapi_schema
 
 
-# Of what has come of a new request: the whole answer when it is to be refused, unread. Past what a service can do, most
-# of its time must not go into saying so.
-Refuse = Callable[[bytes], bytes | None]
+# Of what has come of a new request, and how many are under way: the whole answer when it is to be refused, unread. Past
+# what a service can do, most of its time must not go into saying so.
+Refuse = Callable[[bytes, int], bytes | None]
 
 
 def serve(app: ASGIApp, port: int, service: str, refuse: Refuse | None = None) -> None:
@@ -182,16 +182,16 @@ class _Http(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         idle = not self._in_message and (self.cycle is None or self.cycle.response_complete)
-        refusal = _Http.refuse(data) if idle and _Http.refuse is not None else None
+        refusal = _Http.refuse(data, len(self.tasks)) if idle and _Http.refuse is not None else None
         if refusal is None:
             super().data_received(data)
             return
         self._until = math.inf
-        self._unset_keepalive_if_required()
-        self.transport.write(refusal)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        cast(_Joining, self.transport).write_now(refusal)
+        if self.timeout_keep_alive_task is None:  # else it ends a little early
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         self._in_message = True
@@ -233,6 +233,10 @@ class _Joining:
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
+
+    def write_now(self, data: bytes) -> None:
+        self._flush()
+        self._transport.write(data)
 
     def close(self) -> None:
         self._flush()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from api.batching import MOST_WAITING, Batcher
-from api.overload import refusing
-from api.upstream import Answers
+from api.overload import MOST_AT_ONCE, refusing
 
 BODY = b'{"image": "AAAA"}'
 
@@ -39,32 +35,19 @@ def request(
     ],
 )
 def test_only_whole_requests_for_the_default_model_are_refused_unread(sent: bytes, is_refused: bool) -> None:
-    assert (asyncio.run(refused(sent, waiting=MOST_WAITING + 1)) is not None) == is_refused
+    refuse = refusing(lambda: 0, "doodles")
+    assert (refuse(sent, MOST_AT_ONCE) is not None) == is_refused
 
 
-def test_nothing_is_refused_while_there_is_room() -> None:
-    assert asyncio.run(refused(request(), waiting=MOST_WAITING - 1)) is None
+def test_nothing_is_refused_while_there_is_room_and_other_requests_take_none() -> None:
+    assert refusing(lambda: 0, "doodles")(request(), MOST_AT_ONCE - 1) is None
+    assert refusing(lambda: 3, "doodles")(request(), MOST_AT_ONCE + 2) is None
 
 
-def test_nothing_is_refused_before_the_gateway_has_started() -> None:
-    assert refusing(lambda: None, "doodles")(request()) is None
-
-
-async def refused(sent: bytes, waiting: int) -> bytes | None:
-    is_open = asyncio.Event()
-
-    async def score(_model: str, pixels: NDArray[np.uint8], _version: int | None) -> Answers:
-        await is_open.wait()
-        return Answers(np.ones((len(pixels), 1)), 1)
-
-    batcher = Batcher(score)
-    image = np.zeros((28, 28), np.uint8)
-    first = asyncio.create_task(batcher.answer("doodles", image))
-    for _ in range(5):
-        await asyncio.sleep(0)  # it is under way
-    tasks = [first, *(asyncio.create_task(batcher.answer("doodles", image)) for _ in range(waiting))]
-    await asyncio.sleep(0)
-    answer = refusing(lambda: batcher, "doodles")(sent)
-    is_open.set()
-    await asyncio.gather(*tasks)
-    return answer
+def test_a_refusal_is_a_whole_answer() -> None:
+    answer = refusing(lambda: 0, "doodles")(request(), MOST_AT_ONCE)
+    assert answer is not None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"content-length: %d" % len(body) in head
+    assert json.loads(body)["error"]["code"] == "too_busy"
