@@ -136,7 +136,7 @@ def percent(fraction: float | None) -> str:
 
 
 # In the order of `emend --help`. Here at the end, since each of them takes from above what it shares.
-for subject in ("start", "upkeep", "runs", "versions", "corrections", "reproduction", "imports"):
+for subject in ("start", "upkeep", "predict", "runs", "versions", "corrections", "reproduction", "imports"):
     import_module(f"pipeline.cli.{subject}")
 
 from pipeline.cli.start import _print_addresses as _print_addresses  # noqa: E402
