@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,7 @@ def writing(path: Path, *, replace: bool) -> Iterator[Writer]:
     """
     unfinished = partial(path)
     if not replace and path.exists():
-        raise FileExistsError(str(path))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     with unfinished.open("wb" if replace else "xb") as file:
         writer = _Counting(FORMATS[path.suffix.lower()](file))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -144,9 +146,10 @@ def predict(
     except NotAnswered as exc:
         raise NotAnswered(f"{exc.message}. {_so_far(path, tally)}" if tally.files else exc.message) from exc
     except OSError as exc:
-        if path is None:
+        if exc.errno == errno.EPIPE:  # whoever read it has enough
             raise
-        raise CannotWrite(f"cannot write {path}: {exc.strerror}. {_so_far(path, tally)}") from exc
+        where = path or "standard output"
+        raise CannotWrite(f"cannot write {where}: {exc.strerror}. {_so_far(path, tally)}") from exc
     _report(tally, path, output, model)
     if tally.errors:
         raise typer.Exit(1)
@@ -231,14 +234,13 @@ def _own_files(path: Path | None) -> set[tuple[int, int]]:
 @contextmanager
 def _progress(found: Callable[[], Iterator[Found]]) -> Iterator[Callable[[Tally], None]]:
     """On a terminal, with how many there are as soon as they are counted; nothing elsewhere."""
-    columns = (
+    columns: list[ProgressColumn] = [
         SpinnerColumn(),
-        TextColumn("files"),
-        BarColumn(bar_width=None if cli.err.width > 100 else 20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
+    ]
+    if cli.err.width >= 80:
+        columns = [SpinnerColumn(), BarColumn(20), *columns[1:], TimeRemainingColumn()]
     ended = threading.Event()
     with Progress(*columns, console=cli.err, transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task("files", total=None, note="")

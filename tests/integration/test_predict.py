@@ -156,6 +156,34 @@ def test_recorded_answers_are_in_the_history(world: World, folder: Path) -> None
         time.sleep(0.02)
 
 
+def test_another_version_is_asked_by_its_number_and_no_answer_is_kept(world: World, folder: Path) -> None:
+    before = recorded(world)
+    done = predict(world, folder / "0.png", "--version", "1", "--output", "-")
+    assert done.returncode == 0, done.stderr.decode()
+    (row,) = csv_rows(done.stdout)
+    assert (row["version"], row["prediction_id"]) == ("1", "")
+    assert recorded(world) == before
+
+
+def test_a_full_standard_output_is_an_error_and_one_that_was_closed_is_not_worth_a_word(
+    world: World, folder: Path
+) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "predict", str(folder), "--output", "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, env=environment(world), stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert b"error: cannot write standard output: No space left on device" in done.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, env=environment(world), stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_without_an_output_the_first_lines_and_a_summary_are_shown(world: World, folder: Path) -> None:
     done = predict(world, folder)
     shown = done.stdout.decode().splitlines()
