@@ -74,7 +74,7 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
 
     Raises InvalidImage, which says what is wrong and never repeats the bytes.
     """
-    if len(data) == spec.size_bytes and not _looks_encoded(data):
+    if len(data) == spec.size_bytes and not looks_encoded(data):
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
         return Decoded(pixels, None, name_of(pixels))
     return _decoded(open_image(data, spec), spec)
@@ -82,7 +82,7 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
 
 def decodes_at_once(data: bytes, spec: InputSpec) -> bool:
     """Whether `from_bytes` is faster than handing it to a thread: raw pixels, and PNG files of the model's size."""
-    if not _looks_encoded(data):
+    if not looks_encoded(data):
         return len(data) == spec.size_bytes
     return data[:4] == b"\x89PNG" and data[16:24] == struct.pack(">II", spec.width, spec.height)
 
@@ -185,7 +185,7 @@ def decode_png(data: bytes) -> Pixels:
         return np.asarray(image, dtype=np.uint8)
 
 
-def _looks_encoded(data: bytes) -> bool:
+def looks_encoded(data: bytes) -> bool:
     return data.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff")) or (
         data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     )

@@ -10,9 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,8 +19,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import Engine, create_engine, func, pool, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 import core.database
@@ -41,49 +38,18 @@ from core.images import decode_png, encode_png, name_of
 from pipeline import dataset
 from tests.support import tiny_model
 from tests.support.gateway import (
-    GatewayProcess,
-    add_model,
-    cache_version,
-    environment,
-    params,
+    World,
     promote,
+    world_of_two_models,
 )
-from tests.support.model_server import ModelServer
 
 WAIT_SECONDS = 10
 
 
-@dataclass(frozen=True)
-class World:
-    gateway: GatewayProcess
-    data_dir: Path
-    engine: Engine
-
-
 @pytest.fixture(scope="module")
 def world(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Two models: doodles (28x28 grey) and photos (32x32 RGB), version 1 of each live."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    server = create_engine(postgres, isolation_level="AUTOCOMMIT", poolclass=pool.NullPool)
-    with server.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    url = make_url(postgres).set(database=name).render_as_string(hide_password=False)
-    core.database.migrate(url)
-    engine = create_engine(url)
-    folder = tmp_path_factory.mktemp("gateway")
-    add_model(engine)
-    add_model(engine, "photos", given=params("RGB", 32))
-    cache_version(folder, 1, tiny_model.graph(1))
-    cache_version(folder, 1, tiny_model.graph(2, tiny_model.PHOTO), "photos")
-    with (
-        ModelServer(folder, "http://127.0.0.1:9", "doodles") as model_server,
-        GatewayProcess(folder, environment(url, folder / "data", model_server.url)) as gateway,
-    ):
-        model_server.wait_ready()
-        yield World(gateway, folder / "data", engine)
-    engine.dispose()
-    with server.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
+    with world_of_two_models(postgres, tmp_path_factory.mktemp("gateway")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -185,6 +151,21 @@ def test_several_images_are_answered_in_order(client: httpx.Client) -> None:
         np.testing.assert_allclose(
             list(answer.probabilities.values()), answered(1, pixels, tiny_model.DOODLE), atol=1e-5
         )
+
+
+def test_a_request_of_exactly_as_many_images_as_the_documentation_says_is_answered_and_one_more_is_not(
+    client: httpx.Client,
+) -> None:
+    most = schemas.MOST_IMAGES
+    images = [encoded(drawing(), "PNG") for _ in range(most + 1)]
+    answered = client.post("/invocations/", json={"images": images[:-1], "draft": True})
+    assert answered.status_code == 200
+    assert len(schemas.PredictionAnswers.model_validate(answered.json()).predictions) == most
+    refused = client.post("/invocations/", json={"images": images, "draft": True})
+    assert refused.status_code == 413
+    error = refused.json()["error"]
+    assert (error["code"], error["field"]) == ("too_large", "images")
+    assert error["message"] == f"{most + 1} images at once; send at most {most}"
 
 
 def test_another_model_sees_its_own_input(client: httpx.Client) -> None:

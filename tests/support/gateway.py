@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, pool, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
+import core.database
 from core.database import (
     Category,
     CategoryState,
@@ -27,6 +32,7 @@ from core.database import (
     Version,
 )
 from tests.support import tiny_model
+from tests.support.model_server import ModelServer
 from tests.support.processes import free_port, stop_group, wait_for_http
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +165,35 @@ def cache_version(directory: Path, number: int, model: Any, name: str = "doodles
     cache = directory / "serving"
     tiny_model.write_version(cache, number, model, name=name)
     (cache / name / "live").write_text(f"{number}\n")
+
+
+@dataclass(frozen=True)
+class World:
+    gateway: GatewayProcess
+    data_dir: Path
+    engine: Engine
+
+
+@contextmanager
+def world_of_two_models(postgres: str, folder: Path) -> Iterator[World]:
+    """Gateway, model server and database: doodles (28x28 grey) and photos (32x32 RGB), version 1 of each live."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT", poolclass=pool.NullPool)
+    with server.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    url = make_url(postgres).set(database=name).render_as_string(hide_password=False)
+    core.database.migrate(url)
+    engine = create_engine(url)
+    add_model(engine)
+    add_model(engine, "photos", given=params("RGB", 32))
+    cache_version(folder, 1, tiny_model.graph(1))
+    cache_version(folder, 1, tiny_model.graph(2, tiny_model.PHOTO), "photos")
+    with (
+        ModelServer(folder, "http://127.0.0.1:9", "doodles") as model_server,
+        GatewayProcess(folder, environment(url, folder / "data", model_server.url)) as gateway,
+    ):
+        model_server.wait_ready()
+        yield World(gateway, folder / "data", engine)
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
