@@ -36,6 +36,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core import __version__, docs_page, telemetry
 from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
+from core.memory import spare_the_collector
 from core.settings import settings
 from core.validation import told
 
@@ -145,6 +146,7 @@ Refuse = Callable[[bytes, int], bytes | None]
 def serve(app: ASGIApp, port: int, service: str, refuse: Refuse | None = None) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
     _Http.refuse = refuse
+    spare_the_collector()
     telemetry.configure(service)
     uvicorn.run(
         app,

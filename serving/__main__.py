@@ -5,6 +5,7 @@ from __future__ import annotations
 import uvicorn
 
 from core import telemetry
+from core.memory import spare_the_collector
 from core.registry import Registry
 from core.settings import settings
 from serving.app import create_app
@@ -21,6 +22,7 @@ def main() -> None:
         cache = here.data_dir / "serving"
         follower = Follower(registry, versions, cache, database_url=lambda: here.database_url)
         on_demand = OnDemand(registry, cache)
+        spare_the_collector()
         uvicorn.run(
             create_app(versions, follower, on_demand),
             host=here.host,

@@ -13,6 +13,9 @@ from pipeline import cli
 @cli.app.command()
 def rollback(
     model: cli.ModelOption = "doodles",
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Only if this one is tried out or live; else what is newest.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "rolled back by hand",
     as_json: cli.AsJson = False,
 ) -> None:
@@ -21,7 +24,7 @@ def rollback(
     from pipeline import models, runs
 
     models.require(model)
-    done = runs.rollback(model, actor=cli.who(), reason=reason)
+    done = runs.rollback(model, actor=cli.who(), reason=reason, version=version)
     if as_json:
         cli.print_json(done)
     elif done["ended_trial"]:
