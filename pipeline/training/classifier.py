@@ -135,14 +135,13 @@ class Classifier(Trainer):
         self._data = data
         # One that weighs three times as much is passed over three times, with other random changes each time.
         self._times = torch.from_numpy(data.weights).long().clamp_min(1)
-        self._passed_over = torch.arange(len(data.targets)).repeat_interleave(self._times)
+        self._may_mirror = torch.from_numpy(~np.isin(data.targets, data.unmirrored))
+        self._begins_mirrored = torch.rand(len(data.targets), generator=self._generator(0)) < 0.5
         self._hold_images()
-        self._batch_size = min(self.config.batch_size, len(data.targets))
-        self._steps = steps_of(len(self._passed_over), self._batch_size, self.config.min_steps)
         height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
         low = round(height * self.config.low_resolution), round(width * self.config.low_resolution)
         self._low_size = low if min(low) >= self._least_side else self._full_size
-        order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
+        order = torch.randperm(len(data.targets), generator=self._generator(0))
         typical = order[:SETTLED_IMAGES]
         # Evenly: each batch counts the same, and of a single image there may be no statistics.
         self._typical = typical.tensor_split(-(-len(typical) // self.settled_at_once))
@@ -171,12 +170,29 @@ class Classifier(Trainer):
             if self.starts_from_base
             else (self.config.epochs, self.config.learning_rate)
         )
+        self._passed_over = self._to_pass_over()
+        self._batch_size = min(self.config.batch_size, len(self._passed_over))
+        least = self.config.min_steps * (self.config.replay if self.starts_from_base else 1.0)
+        self._steps = steps_of(len(self._passed_over), self._batch_size, math.ceil(least))
         # What the champion knows, it knows of whole images: low resolution undoes more of it than it saves.
         self._low_share = 0.0 if self.starts_from_base else self.config.low_resolution_share
         # channels_last with bfloat16 is 2 times as fast as neither on an AVX-512 CPU, and the figure is the same.
         self.network = network.to(self._device).to(memory_format=torch.channels_last)
         self._gradients = self._new_gradients()
         self._optimizers = self._new_optimizers()
+
+    def _to_pass_over(self) -> Tensor:
+        """Positions of images, one as often as it counts. Of what the champion was trained on and what counts once
+        a warm start sees a share again: it is mostly about what is new."""
+        times = self._times.clone()
+        if self.starts_from_base:
+            known = (torch.arange(len(times)) < self._base_images) & (times == 1)
+            times[known & (torch.rand(len(times), generator=self._generator(0)) >= self.config.replay)] = 0
+        return torch.arange(len(times)).repeat_interleave(times)
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """epoch: 0 for what is the same in all of them."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
 
     def _new_network(self, outputs: int, base: Path | None) -> ImageNetwork:
         """With the weights that training starts from. Sets starts_from_base."""
@@ -202,8 +218,8 @@ class Classifier(Trainer):
         """Whether it could, and should."""
         if base is None or self.config.mode == "scratch":
             return False
-        weights, base_images = read_weights(base / "weights.safetensors")
-        why = misfit(network, weights) or much_is_new(self.config, len(self._data.targets), base_images)
+        weights, self._base_images = read_weights(base / "weights.safetensors")
+        why = misfit(network, weights) or much_is_new(self.config, len(self._data.targets), self._base_images)
         if why is not None:
             self.say(f"not from the champion's weights: {why}")
             return False
@@ -211,14 +227,17 @@ class Classifier(Trainer):
         return True
 
     def train_epoch(self, epoch: int) -> Figures:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        generator = self._generator(epoch)
         self._epoch = epoch
         loss_sum = torch.zeros((), device=self._device)
         started = said = time.perf_counter()
+        steps_of_pass = len(self._passed_over) // self._batch_size
+        passes = -(-self._steps // steps_of_pass)
         places = batches(len(self._passed_over), self._batch_size, self._steps, generator)
         for step, chosen in enumerate(self._passed_over[each] for each in places):
             share = ((epoch - 1) * self._steps + step) / (self.epochs * self._steps)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
+            self._pass = (epoch - 1) * passes + step // steps_of_pass
             self._size = self._low_size if share < self._low_share else self._full_size
             loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
             learning_rate = self._descend(share)
@@ -291,9 +310,14 @@ class Classifier(Trainer):
     def _batch_of(self, part: Part) -> Batch:
         generator = torch.Generator().manual_seed(part.seed)
         pixels = images_of(self._pixels_of(part.chosen))
-        images = augment(pixels, self.config.augmentation, generator, self._size)
+        images = augment(pixels, self.config.augmentation, self._mirrored(part.chosen), generator, self._size)
         chosen = part.chosen.to(self._device)
         return Batch(images, self._targets[chosen], self._weights[chosen])
+
+    def _mirrored(self, chosen: Tensor) -> Tensor:
+        """bool (N,): an image one way in one pass and the other way in the next; chance alone shows half of them
+        twice the same (Jordan 2024, arXiv:2404.00498)."""
+        return (self._begins_mirrored[chosen] ^ bool(self._pass % 2)) & self._may_mirror[chosen]
 
     def _checked(self, loss_sum: Tensor, epoch: int) -> float:
         total = loss_sum.item()
@@ -308,7 +332,8 @@ class Classifier(Trainer):
         images, targets = self._data.validation_pixels, self._data.validation_targets
         self.network.mirrored.fill_(False)
         loss, accuracy = self.measure(images, targets)
-        if self._epoch == self.epochs and self.config.mirror and loss is not None:
+        may_mirror = self.config.mirror and not self._data.unmirrored
+        if self._epoch == self.epochs and may_mirror and loss is not None:
             self.network.mirrored.fill_(True)
             mirrored_loss, mirrored_accuracy = self.measure(images, targets)
             assert accuracy is not None

@@ -344,6 +344,55 @@ def test_each_image_is_passed_over_in_every_epoch_and_corrected_ones_more_often(
     assert times.tolist() == [16] * 10 + [1] * 86
 
 
+def test_a_warm_start_sees_half_of_what_the_champion_knows_and_all_that_is_new_or_corrected(
+    tmp_path: Path,
+) -> None:
+    seen: list[Tensor] = []
+
+    class Seen(Classifier):
+        def _batch_of(self, part: Part) -> Batch:
+            seen.append(part.chosen)
+            return super()._batch_of(part)
+
+    pixels, targets = lines(256)
+    weights = np.where(np.arange(256) < 10, 8, 1).astype(np.float32)
+    data = TrainingData(pixels, targets, weights, pixels, targets)
+    config = CONFIG.model_copy(update={"warm_epochs": 1, "min_steps": 1, "batch_size": 4, "mode": "warm"})
+    base = tmp_path / "champion"
+    export_network(train(lines_data()).network, base, pattern((28, 28)), train_images=200)
+    Seen(config, device=CPU).fit(data, 2, base=base)
+    times = torch.bincount(torch.cat(seen), minlength=256)
+    assert times[:10].tolist() == [8] * 10
+    assert 75 <= (times[10:200] == 1).sum() <= 115
+    assert times[10:200].max() == 1
+    assert (times[200:] == 1).sum() >= 53  # of 56: a batch that is not full is left out
+
+
+def test_photos_are_mirrored_in_every_other_pass_and_those_that_may_not_never() -> None:
+    mirrored: list[tuple[Tensor, Tensor]] = []
+
+    class Seen(Classifier):
+        def _mirrored(self, chosen: Tensor) -> Tensor:
+            mirrored.append((chosen, super()._mirrored(chosen)))
+            return mirrored[-1][1]
+
+    data = replace(lines_data(), unmirrored=(1,))
+    config = CONFIG.model_copy(
+        update={"augmentation": "photo", "epochs": 4, "min_steps": 1, "batch_size": 32}
+    )
+    trainer = Seen(config, device=CPU)
+    trainer.fit(data, 2)
+    by_epoch = torch.zeros(4, 96, dtype=torch.bool)
+    for call, (chosen, which) in enumerate(mirrored):  # three batches of two parts in each epoch
+        by_epoch[call // 6, chosen] = which
+    may = torch.from_numpy(data.targets == 0)
+    assert (by_epoch[:, may].sum(0) == 2).all()
+    assert torch.equal(by_epoch[0, may], ~by_epoch[1, may])
+    assert 0 < by_epoch[0, may].sum() < may.sum()
+    assert not by_epoch[:, ~may].any()
+    assert not trainer.network.mirrored
+
+
 def test_the_first_steps_are_of_small_images_and_a_warm_start_has_none(tmp_path: Path) -> None:
     sizes: list[tuple[int, ...]] = []
 
