@@ -66,7 +66,7 @@ class TrainingConfig(BaseModel):
         description="Lower ones leave corrections wrong; higher ones change more answers at random.",
     )
     replay: float = Field(
-        0.5,
+        0.25,
         gt=0,
         le=1,
         description="Of a warm start: the share of the images that the champion was trained on that is seen again. "
