@@ -60,7 +60,7 @@ class TrainingConfig(BaseModel):
     )
     warm_epochs: int = Field(1, ge=1, le=10_000, description="Of a warm start: the rest is learnt already.")
     warm_learning_rate: float = Field(
-        0.08,
+        0.06,
         gt=0,
         le=10,
         description="Lower ones leave corrections wrong; higher ones change more answers at random.",
