@@ -1,4 +1,4 @@
-"""The client of the model servers against small real HTTP servers: turns, retries, pauses, pings, raw pixels and JSON."""
+"""The client of the model servers against small real HTTP servers: turns, retries, pauses, pings, bytes and JSON."""
 
 from __future__ import annotations
 
