@@ -379,7 +379,7 @@ def test_status_and_start_tell_of_each_model_server(
             return url == f"{answers}/health"
 
     _say_who_has_no_version(Watching(), settings().model_server_urls)
-    said = " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().err
     assert f"no version answers at {away} yet" in said
     assert answers not in said
 
