@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -50,7 +51,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     here = settings()
     model_servers = ModelServers(here.model_server_urls, here.default_model)
-    batcher = Batcher(model_servers.probabilities)
+    batcher = Batcher(partial(model_servers.probabilities, for_trial=True))
     state = Gateway(
         catalogue=Catalogue(),
         model_servers=model_servers,

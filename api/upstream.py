@@ -4,8 +4,8 @@ Ours takes raw pixels, gives raw figures and says its version; a stock one (`mlf
 takes and gives JSON, and does not. Which it is, it says itself: a stock one refuses raw pixels (415), and is asked in
 MLflow's protocol from then on, until something goes wrong: another may have taken its place.
 
-Several servers share the load. Asking changes nothing, so what one of them does not answer is asked of another; one
-that failed is left alone for a moment, longer each time, and then tried with a single request.
+Several servers share the load. Asking changes nothing, so what one does not answer, or answers with nonsense, another
+is asked. One that failed gets no more questions until it has answered a ping; pings come ever less often.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from core.errors import Conflict, EmendError, NotFound, Unavailable
 OUTPUT = "probabilities"
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
-# Of a server that hangs while another could answer: far above what a full batch takes.
-ANSWER_ELSEWHERE_SECONDS = 3.0
+# Of a server that hangs while another could answer. A full batch of a small network takes 20 ms; of one that takes
+# longer, as many times its slowest answer of late.
+ANSWER_ELSEWHERE_SECONDS = 1.0
+TIMES_THE_SLOWEST = 10.0
 VERSION_SECONDS = 30.0  # it may have to be fetched from the registry first
+PING_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 RAW = "application/octet-stream"
 
@@ -56,15 +59,18 @@ class _Response:
 
 
 class ModelServers:
-    """Belongs to one event loop. Raises Unavailable when no server answers, BadAnswer when one talks nonsense."""
+    """Belongs to one event loop. Raises Unavailable when no server answers, BadAnswer when all talk nonsense."""
 
     def __init__(self, urls: Sequence[str], default_model: str) -> None:
         self._default_model = default_model
         self._http: aiohttp.ClientSession | None = None
         self.servers = [ModelServer(url, self._session) for url in urls]
         self._turn = 0
+        self._slowest: dict[tuple[str, int | None], float] = {}  # seconds of late; forgotten answer by answer
 
     async def close(self) -> None:
+        for server in self.servers:
+            server.stop_watching()
         if self._http is not None:
             await self._http.close()
 
@@ -75,45 +81,67 @@ class ModelServers:
             raise found[0] if isinstance(found[0], EmendError) else Unavailable(str(found[0]))
 
     async def probabilities(
-        self, model: str, pixels: NDArray[np.uint8], version: int | None = None
+        self, model: str, pixels: NDArray[np.uint8], version: int | None = None, *, for_trial: bool = False
     ) -> Answers:
         """pixels: (N, H, W) or (N, H, W, 3). Asked of another server, or of the only one again, when it failed.
 
         version: this one instead of the live one. Raises NotFound when it is not to be had, also because a stock
         server answers, and Conflict when it does not pass the model server's checks.
+        for_trial: people wait for it: Unavailable at once when the version must be fetched first.
         """
         tried: list[ModelServer] = []
+        away: Unavailable | None = None
         while True:
             server = self._next(tried)
             tried.append(server)
-            last = len(tried) >= max(2, len(self.servers))
+            started = time.monotonic()
+            seconds = self._patience(model, version, tried, for_trial=for_trial)
             try:
-                return await server.ask(
-                    self._path(model, version), model, pixels, version, self._patience(version, last=last)
+                answers = await server.ask(
+                    self._path(model, version), model, pixels, version, seconds, for_trial=for_trial
                 )
-            except (_BrokeOff, _NoAnswer) as exc:
-                server.pause()
-                alone = len(self.servers) == 1
-                if last or (alone and isinstance(exc, _NoAnswer)):
-                    raise
+            except (Unavailable, _Failed) as exc:
+                self._judge(server, exc, version)
+                away = exc if isinstance(exc, Unavailable) else away
+                again = isinstance(exc, _BrokeOff) and len(tried) < 2  # a kept connection, maybe
+                if len(tried) >= len(self.servers) and not again:
+                    if away is None or away is exc:
+                        raise
+                    raise away from exc
                 metrics.RETRIES.labels(model).inc()
                 log.warning("asked another model server", url=server.url, model=model, reason=exc.message)
+                continue
+            if version is None or for_trial:
+                took, before = time.monotonic() - started, self._slowest.get((model, version), 0.0)
+                self._slowest[model, version] = max(took, 0.9 * before)
+            return answers
 
     def _next(self, tried: Sequence[ModelServer]) -> ModelServer:
         """In turns, those that failed lately last."""
         self._turn += 1
-        now = time.monotonic()
         places = [(self._turn + place) % len(self.servers) for place in range(len(self.servers))]
         ordered = [self.servers[place] for place in places]
         untried = [server for server in ordered if server not in tried] or ordered
-        chosen = min(untried, key=lambda server: max(0.0, server.paused_until - now))
-        chosen.take_turn()
-        return chosen
+        return min(untried, key=lambda server: server.paused)
 
-    def _patience(self, version: int | None, *, last: bool) -> float:
-        if version is not None:
+    def _judge(self, server: ModelServer, exc: EmendError, version: int | None) -> None:
+        """What is its own fault keeps questions from it. What a version may have caused only has it looked at."""
+        if len(self.servers) == 1:
+            return
+        if isinstance(exc, _Lost) or (version is None and isinstance(exc, _TooSlow | _NotReady | _Failed)):
+            server.pause()
+        elif isinstance(exc, _TooSlow | _Failed):
+            server.look()
+
+    def _patience(
+        self, model: str, version: int | None, tried: Sequence[ModelServer], *, for_trial: bool
+    ) -> float:
+        if version is not None and not for_trial:
             return VERSION_SECONDS
-        return ANSWER_SECONDS if last or len(self.servers) == 1 else ANSWER_ELSEWHERE_SECONDS
+        if all(server.paused or server in tried for server in self.servers):
+            return ANSWER_SECONDS
+        usual = TIMES_THE_SLOWEST * self._slowest.get((model, version), 0.0)
+        return min(ANSWER_SECONDS, max(ANSWER_ELSEWHERE_SECONDS, usual))
 
     def _path(self, model: str, version: int | None) -> str:
         named = f"/models/{quote(model, safe='')}"
@@ -137,23 +165,48 @@ class ModelServer:
 
     def __init__(self, url: str, session: Any) -> None:
         self.url = url.rstrip("/")
-        self.paused_until = 0.0
+        self.paused = False  # the others are asked first
         self._pause_seconds = 0.0
+        self._watching: asyncio.Task[None] | None = None
         self._session = session
         self._takes_raw = True
 
     def pause(self) -> None:
-        """It failed: others are asked for a while."""
+        """It failed: it is not asked until it has answered a ping."""
+        self.paused = True
+        self.look()
+
+    def look(self) -> None:
+        """Behind whatever goes on: does it answer a ping? When not, it is paused until it does."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+
+    def stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        telemetry.bind(request_id=None)  # in this task only: that of who found it out
+        if self.paused:
+            await self._rest()
+        while not await self._answers_ping():
+            self.paused = True
+            await self._rest()
+        if self.paused:
+            log.info("model server is asked again", url=self.url)
+        self.paused = False
+
+    async def _rest(self) -> None:
+        """Longer each time, until it has answered a question."""
         self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-        self.paused_until = time.monotonic() + self._pause_seconds
+        await asyncio.sleep(self._pause_seconds)
 
-    def take_turn(self) -> None:
-        """When its pause is over a single request finds out whether it answers; until then the others wait on."""
-        if self._pause_seconds:
-            self.paused_until = time.monotonic() + self._pause_seconds
-
-    def _recovered(self) -> None:
-        self.paused_until = self._pause_seconds = 0.0
+    async def _answers_ping(self) -> bool:
+        try:
+            response = await self._request("GET", "/ping", PING_SECONDS)
+        except Unavailable:
+            return False
+        return response.status < 500  # 404: one that knows no pings, and lives
 
     async def ready(self) -> None:
         response = await self._request("GET", "/ping", CONNECT_SECONDS)
@@ -161,28 +214,45 @@ class ModelServer:
             raise Unavailable(f"the model server at {self.url} is up but not ready; see its /version")
 
     async def ask(
-        self, path: str, model: str, pixels: NDArray[np.uint8], version: int | None, seconds: float
+        self,
+        path: str,
+        model: str,
+        pixels: NDArray[np.uint8],
+        version: int | None,
+        seconds: float,
+        *,
+        for_trial: bool,
     ) -> Answers:
+        raw = self._takes_raw
+        headers = {"Emend-Trial": "1"} if for_trial and version is not None else {}
         try:
-            response = await self._invoke(path, pixels, seconds)
+            response = await self._invoke(path, pixels, seconds, headers, raw=raw)
             if response.status in (400, 415, 422):  # of the other kind, maybe
-                self._takes_raw = not self._takes_raw
-                response = await self._invoke(path, pixels, seconds)
-        except (_BrokeOff, _NoAnswer):
+                response = await self._invoke(path, pixels, seconds, headers, raw=not raw)
+                if response.status == 200:
+                    self._takes_raw = not raw
+        except _Lost:
             self._takes_raw = True
             raise
         if version is not None:
             self._check_version_status(response, model, version)
         self._check_status(response, model)
-        self._recovered()
-        return Answers(_parsed(response, len(pixels)), response.version)
+        answers = Answers(_parsed(response, len(pixels)), response.version)
+        if response.version is not None:  # it is ours
+            self._takes_raw = True
+        self.paused, self._pause_seconds = False, 0.0
+        return answers
 
-    async def _invoke(self, path: str, pixels: NDArray[np.uint8], seconds: float) -> _Response:
-        if self._takes_raw:
+    async def _invoke(
+        self, path: str, pixels: NDArray[np.uint8], seconds: float, headers: dict[str, str], *, raw: bool
+    ) -> _Response:
+        if raw:
             body = np.ascontiguousarray(pixels).tobytes()
-            return await self._request("POST", path, seconds, body, {"Content-Type": RAW, "Accept": RAW})
-        written = await asyncio.to_thread(_inputs, pixels)  # 10 ms for 64 doodles
-        return await self._request("POST", path, seconds, written, {"Content-Type": "application/json"})
+            headers = {**headers, "Content-Type": RAW, "Accept": RAW}
+        else:
+            body = await asyncio.to_thread(_inputs, pixels)  # 10 ms for 64 doodles
+            headers = {**headers, "Content-Type": "application/json"}
+        return await self._request("POST", path, seconds, body, headers)
 
     async def _request(
         self,
@@ -213,9 +283,9 @@ class ModelServer:
                     await response.read(),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise _NoAnswer(f"the model server at {self.url} does not answer; try again in a moment") from exc
+            raise _Lost(f"the model server at {self.url} does not answer; try again in a moment") from exc
         except TimeoutError as exc:
-            raise _NoAnswer(
+            raise _TooSlow(
                 f"the model server at {self.url} took more than {seconds:g} s; try again in a moment"
             ) from exc
         except (
@@ -228,16 +298,17 @@ class ModelServer:
         if status == 200:
             return
         if status == 404:
-            raise _NoAnswer(
+            raise Unavailable(
                 f"the model server has no version of '{model}' yet; train one, or try again later"
             )
         if status in (429, 503):
-            raise _NoAnswer(f"the model server has no answer for '{model}' just now; try again in a moment")
+            kind = _NotReady if status == 503 else Unavailable
+            raise kind(f"the model server has no answer for '{model}' just now; try again in a moment")
         if status in (400, 415, 422):
             log.error("model server refused", model=model, status=status, body=_shown(response))
             raise BadAnswer(f"the model server does not take images of '{model}' as they are")
         log.error("model server failed", model=model, status=status, body=_shown(response))
-        raise BadAnswer(f"the model server failed on an image of '{model}' (HTTP {status}); its log says why")
+        raise _Failed(f"the model server failed on an image of '{model}' (HTTP {status}); its log says why")
 
     def _check_version_status(self, response: _Response, model: str, version: int) -> None:
         """Raises NotFound or Conflict for what only a request for a version is answered."""
@@ -254,12 +325,24 @@ class ModelServer:
         raise NotFound(f"there is no version {version} of '{model}' in the registry", field="version")
 
 
-class _NoAnswer(Unavailable):
+class _Lost(Unavailable):
+    """No connection, or it broke off."""
+
+
+class _BrokeOff(_Lost):
     pass
 
 
-class _BrokeOff(Unavailable):
+class _TooSlow(Unavailable):
     pass
+
+
+class _NotReady(Unavailable):
+    """It says so itself."""
+
+
+class _Failed(BadAnswer):
+    """It answered, with an error of its own or with nonsense."""
 
 
 def _inputs(pixels: NDArray[np.uint8]) -> bytes:
@@ -289,7 +372,7 @@ def _parsed(response: _Response, count: int) -> NDArray[np.float64]:
             rows = predictions[OUTPUT] if isinstance(predictions, dict) else predictions
             answers = np.array(rows, dtype=np.float64)
     except (ValueError, TypeError, KeyError) as exc:
-        raise BadAnswer("the model server did not answer in MLflow's scoring protocol") from exc
+        raise _Failed("the model server did not answer in MLflow's scoring protocol") from exc
     if answers.ndim != 2 or len(answers) != count or answers.shape[1] == 0:
-        raise BadAnswer(f"the model server answered {count} images with figures of shape {answers.shape}")
+        raise _Failed(f"the model server answered {count} images with figures of shape {answers.shape}")
     return answers

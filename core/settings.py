@@ -39,8 +39,17 @@ def _service_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def _service_urls(value: str) -> str:
+    """Several, separated by commas. Raises ValueError, also for one that is named twice."""
+    urls = [_service_url(url.strip()) for url in value.split(",") if url.strip()]
+    if len(set(urls)) < len(urls):
+        raise ValueError("names a server twice")
+    return ",".join(urls)
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 ServiceUrl = Annotated[str, AfterValidator(_service_url)]
+ServiceUrls = Annotated[str, AfterValidator(_service_urls)]
 
 
 def _named(name: str) -> AliasChoices:
@@ -63,6 +72,9 @@ COMPOSE_NAMES = (
     *("EMEND_CONNECTIONS_PER_ADDRESS", "EMEND_SLOW_CLIENT_SECONDS"),
     *("EMEND_TLS_CERTIFICATE", "EMEND_TLS_KEY", "EMEND_TLS_FOLDER", "EMEND_TLS_PORT", "EMEND_ACME_FOLDER"),
 )
+
+
+RENAMED = {"EMEND_SERVING_URL": "MODEL_SERVER_URLS"}
 
 
 class _EnvFile(DotEnvSettingsSource):
@@ -101,7 +113,7 @@ class Settings(BaseSettings):
     viewer_port: Port = Field(9081, validation_alias=_named("EMEND_VIEWER_PORT"))
     ui_port: Port = Field(9080, validation_alias=_named("EMEND_UI_PORT"))
     orchestrator_port: Port = Field(9108, validation_alias=_named("EMEND_ORCHESTRATOR_PORT"))
-    model_server_urls_setting: str | None = Field(None, validation_alias=_named("MODEL_SERVER_URLS"))
+    model_server_urls_setting: ServiceUrls | None = Field(None, validation_alias=_named("MODEL_SERVER_URLS"))
     api_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_API_URL"))
     viewer_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_VIEWER_URL"))
     ui_url_setting: ServiceUrl | None = Field(None, validation_alias=_named("EMEND_UI_URL"))
@@ -196,8 +208,8 @@ class Settings(BaseSettings):
     @property
     def model_server_urls(self) -> tuple[str, ...]:
         """At least one."""
-        given = [url.strip().rstrip("/") for url in (self.model_server_urls_setting or "").split(",")]
-        return tuple(url for url in given if url) or (url_of(self.host, self.serving_port),)
+        given = self.model_server_urls_setting
+        return tuple(given.split(",")) if given else (url_of(self.host, self.serving_port),)
 
     @property
     def api_url(self) -> str:
@@ -255,9 +267,15 @@ def _reject_unknown_environment() -> None:
     known.update(COMPOSE_NAMES)
     unknown = sorted(name for name in os.environ if name.startswith("EMEND_") and name not in known)
     if unknown:
+        told_of = ", ".join(_with_new_name(name) for name in unknown)
         raise ConfigurationError(
-            f"unknown setting {', '.join(unknown)} in the environment; the known ones are in .env.example"
+            f"unknown setting {told_of} in the environment; the known ones are in .env.example"
         )
+
+
+def _with_new_name(name: str) -> str:
+    new = RENAMED.get(name.upper())
+    return name if new is None else f"{name} (it is {new} now)"
 
 
 @lru_cache(maxsize=1)
@@ -267,5 +285,5 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        faults = "; ".join(told(".".join(str(p) for p in e["loc"]), e) for e in exc.errors())
+        faults = "; ".join(told(_with_new_name(".".join(str(p) for p in e["loc"])), e) for e in exc.errors())
         raise ConfigurationError(f"settings: {faults}; the known ones are in .env.example") from exc

@@ -6,7 +6,7 @@ Neither side needs it. Whoever is not woken looks by itself, a little later.
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Callable
@@ -48,6 +48,7 @@ class Listener:
         self.listening = False
         self._database_url = database_url
         self._wake = wake
+        self._pause_seconds = RECONNECT_SECONDS[0]
         self._stopping, self._stop = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
@@ -55,45 +56,61 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.send(b"x")
+        with contextlib.suppress(OSError):  # stopped before
+            self._stop.send(b"x")
         self._thread.join(timeout=2 * CONNECT_SECONDS)
 
     def _run(self) -> None:
         first, longest = RECONNECT_SECONDS
-        pause = first
-        while True:
-            try:
-                with contextlib.closing(_connect(self._database_url())) as connection:
-                    with connection.cursor() as cursor:
-                        cursor.execute(f"listen {CHANNEL}")
-                    pause, self.listening = first, True
-                    self._wake()
-                    if self._listen(connection):
-                        return
-            except (psycopg2.Error, OSError, ConfigurationError) as exc:
-                if pause == first:
-                    _log.warning("promotions are not heard of", reason=str(exc).strip())
-            if self.listening:
-                self.listening = False
-                self._wake()  # it looks more often from now on
-            if select.select([self._stopping], [], [], pause)[0]:
-                return
-            pause = min(longest, 2 * pause)
+        with self._stopping, self._stop:
+            while True:
+                try:
+                    self._hear()
+                    return
+                except (psycopg2.Error, OSError, ConfigurationError) as exc:
+                    if self._pause_seconds == first:
+                        _log.warning("promotions are not heard of", reason=str(exc).strip())
+                except Exception:  # noqa: BLE001 - the thread's edge: nobody else would start it again
+                    _log.exception("listener failed")
+                if self._stops_within(self._pause_seconds):
+                    return
+                self._pause_seconds = min(longest, 2 * self._pause_seconds)
 
-    def _listen(self, connection: psycopg2.extensions.connection) -> bool:
-        """True when told to stop."""
-        while True:
-            both = [connection.fileno(), self._stopping.fileno()]
-            found, _, _ = select.select(both, [], [], STILL_THERE_SECONDS)
-            if self._stopping.fileno() in found:
-                return True
-            if not found:
-                with connection.cursor() as cursor:
-                    cursor.execute("select 1")
-            connection.poll()
-            if connection.notifies:
-                connection.notifies.clear()
+    def _hear(self) -> None:
+        """Returns when told to stop."""
+        with contextlib.closing(_connect(self._database_url())) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(f"listen {CHANNEL}")
+            self._pause_seconds = RECONNECT_SECONDS[0]
+            self.listening = True
+            try:
                 self._wake()
+                self._listen(connection)
+            finally:
+                self.listening = False
+                self._wake()  # whoever follows looks more often from now on
+
+    def _listen(self, connection: psycopg2.extensions.connection) -> None:
+        """Returns when told to stop."""
+        with selectors.DefaultSelector() as both:  # not select(): it takes no descriptor from 1024 on
+            both.register(connection, selectors.EVENT_READ)
+            both.register(self._stopping, selectors.EVENT_READ)
+            while True:
+                found = [key.fileobj for key, _ in both.select(STILL_THERE_SECONDS)]
+                if self._stopping in found:
+                    return
+                if not found:
+                    with connection.cursor() as cursor:
+                        cursor.execute("select 1")
+                connection.poll()
+                if connection.notifies:
+                    connection.notifies.clear()
+                    self._wake()
+
+    def _stops_within(self, seconds: float) -> bool:
+        with selectors.DefaultSelector() as told:
+            told.register(self._stopping, selectors.EVENT_READ)
+            return bool(told.select(seconds))
 
 
 def _connect(database_url: str) -> psycopg2.extensions.connection:

@@ -30,20 +30,18 @@ from core.settings import settings
 def overview() -> dict[str, Any]:
     """{"services": [{name, url, answers}], "models": [...]}; models is empty while the database is away."""
     chosen = settings()
-    urls = {
-        "drawing page": f"{chosen.ui_url}/healthz",
-        "gateway": f"{chosen.api_url}/healthz",
-        "viewer": f"{chosen.viewer_url}/healthz",
-        "model server": f"{chosen.model_server_urls[0]}/ping",
-        "MLflow": f"{chosen.mlflow_tracking_uri}/health",
-        "orchestrator": f"{chosen.orchestrator_url}/metrics",
-    }
-    with ThreadPoolExecutor(len(urls)) as pool:
-        answers = list(pool.map(_answers, urls.values()))
-    urls["MLflow"] = f"{chosen.mlflow_display_url}/health"
+    asked = [  # name, address to show, what is asked
+        ("drawing page", chosen.ui_url, f"{chosen.ui_url}/healthz"),
+        ("gateway", chosen.api_url, f"{chosen.api_url}/healthz"),
+        ("viewer", chosen.viewer_url, f"{chosen.viewer_url}/healthz"),
+        *(("model server", url, f"{url}/ping") for url in chosen.model_server_urls),
+        ("MLflow", chosen.mlflow_display_url, f"{chosen.mlflow_tracking_uri}/health"),
+        ("orchestrator", chosen.orchestrator_url, f"{chosen.orchestrator_url}/metrics"),
+    ]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(_answers, [asks for _, _, asks in asked]))
     services = [
-        {"name": name, "url": url.rsplit("/", 1)[0], "answers": ok}
-        for (name, url), ok in zip(urls.items(), answers, strict=True)
+        {"name": name, "url": url, "answers": ok} for (name, url, _), ok in zip(asked, answers, strict=True)
     ]
     try:
         with session() as db:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from core import telemetry, trials
 from core.database import Trial, TrialKind, session
-from core.errors import Conflict, NotFound, Unavailable
+from core.errors import Conflict, EmendError, NotFound, Unavailable
 from core.registry import Registry
 from core.settings import settings
 from core.wake import announce
@@ -19,6 +19,7 @@ from pipeline.promotion import known_model, promotion_lock, refuse_removed
 
 LOAD_SECONDS = 60.0  # the model server fetches the version first
 MOST_LISTED = 20
+MOST_SAID = 300  # characters of a model server's reason
 
 _log = telemetry.get_logger("trials")
 
@@ -90,16 +91,23 @@ def _load(model: str, version: int, image_bytes: int) -> None:
             except httpx.HTTPError as exc:
                 silent.append(f"{url}: {type(exc).__name__}")
                 continue
-            if answer.status_code == 200:
-                continue
-            told = answer.json() if "json" in answer.headers.get("content-type", "") else {}
-            said = told.get("message", "") if isinstance(told, dict) else ""
-            if answer.status_code == 404 and told.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
-                raise NotFound(said, field="version")
-            if answer.status_code == 409:
-                raise Conflict(said, field="version")
-            if answer.status_code == 503:
-                raise Unavailable(said)
-            raise Conflict(f"the model server at {url} answers with one version only; Emend's own can")
+            if answer.status_code != 200:
+                raise _refusal(url, answer)
     if len(silent) == len(settings().model_server_urls):
         raise Unavailable(f"no model server answers ({'; '.join(silent)})")
+
+
+def _refusal(url: str, answer: httpx.Response) -> EmendError:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    told = body if isinstance(body, dict) else {}
+    said = str(told.get("message") or "it gave no reason")[:MOST_SAID]
+    if answer.status_code == 404 and told.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+        return NotFound(said, field="version")
+    if answer.status_code == 404:
+        return Conflict(f"the model server at {url} answers with one version only; Emend's own can")
+    if answer.status_code == 409:
+        return Conflict(said, field="version")
+    return Unavailable(f"the model server at {url} answered HTTP {answer.status_code}: {said}")

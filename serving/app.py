@@ -2,7 +2,8 @@
 
     POST /invocations               the default model
     POST /models/<name>/invocations
-    POST /models/<name>/versions/<version or alias>/invocations    any version, fetched when asked for
+    POST /models/<name>/versions/<version or alias>/invocations    any version, fetched when asked for; with the header
+                                    `Emend-Trial: 1` people wait for it: 503 at once while it is fetched
     GET  /ping, /health             200 when at least one model answers, 503 until then
     GET  /version                   which versions answer, which were turned down and why
     GET  /metrics
@@ -73,6 +74,9 @@ class ModelServer:
         self._live = _Lane(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="inference"), lambda: _MOST_REQUESTS_AT_ONCE
         )
+        self._trials = _Lane(
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="trial"), lambda: _MOST_REQUESTS_AT_ONCE
+        )
         self._replays = _Lane(others.threads, lambda: on_demand.MOST_REQUESTS_AT_ONCE)
 
     @asynccontextmanager
@@ -84,6 +88,7 @@ class ModelServer:
         finally:
             await asyncio.to_thread(self._follower.stop)
             self._live.threads.shutdown()
+            self._trials.threads.shutdown()
             self._others.stop()
 
     async def invoke_default(self, request: Request) -> Response:
@@ -94,15 +99,16 @@ class ModelServer:
 
     async def invoke_version(self, request: Request) -> Response:
         name, written = request.path_params["name"], request.path_params["version"]
+        for_trial = "emend-trial" in request.headers
 
         async def find() -> LoadedVersion:
             number = await self._others.number(name, written)
             live = self._versions.peek(name)
             if live is not None and live.version == number:
                 return live
-            return await self._others.get(name, number)
+            return await self._others.get(name, number, for_trial=for_trial)
 
-        return await self._invoke(request, name, self._replays, find)
+        return await self._invoke(request, name, self._trials if for_trial else self._replays, find)
 
     async def _invoke_live(self, request: Request, name: str) -> Response:
         async def find() -> LoadedVersion:

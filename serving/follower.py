@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,10 +102,18 @@ class Follower:
             self._note_registry(up=False, reason=exc.message)
             return
         self._note_registry(up=True)
+        self._forget_gone(champions)
         for name, number in champions.items():
             self._versions.forget_rejections(name, but=number)
             if self._done.get(name) != number and self._due(name, number):
                 self._follow(name, number)
+
+    def _forget_gone(self, champions: Mapping[str, int]) -> None:
+        """Models whose alias was taken away: nothing is to be fetched, and pointed to again it is tried again."""
+        for name in self._retries.keys() - champions.keys():
+            self._versions.settled(name)
+            del self._retries[name]
+        self._done = {name: number for name, number in self._done.items() if name in champions}
 
     def _note_registry(self, *, up: bool, reason: str = "") -> None:
         """Logs changes only: an MLflow that is away for an hour is one line, not 3600."""
@@ -128,9 +136,8 @@ class Follower:
         hears = self._listener is not None and self._listener.listening and self._registry_up
         seconds = LISTENING_POLL_SECONDS if hears else self._poll_seconds
         if self._retries:
-            seconds = min(
-                seconds, max(0.1, min(r.not_before for r in self._retries.values()) - self._clock())
-            )
+            soonest = min(retry.not_before for retry in self._retries.values()) - self._clock()
+            seconds = min(seconds, max(self._poll_seconds, soonest))
         return seconds
 
     def _follow(self, name: str, number: int) -> None:

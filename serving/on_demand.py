@@ -3,8 +3,8 @@ last kept in memory.
 
 They go through the same checks as a champion (load, try on the example) and never near its path: threads of
 their own fetch and answer, and how many may ask at once is counted apart. However many ask for a version at the
-same time, it is fetched once. What is kept is bounded in bytes; one that goes finishes what it has begun. Nothing stays
-on disk.
+same time, it is fetched once. What is kept is bounded in bytes; one that goes finishes what it has begun, one on trial
+goes last. Nothing stays on disk.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from serving.versions import LoadedVersion, load
 MOST_BYTES = 256 * 1024 * 1024
 MOST_REQUESTS_AT_ONCE = 16
 REJECTED_FOR_SECONDS = 60.0  # before it is fetched and tried again
+MISSED_FOR_SECONDS = 5.0  # one that could not be fetched, before it is fetched again for a trial
+TRIAL_SECONDS = 600.0  # on trial until nobody has asked for it so for this long
 ALIAS_SECONDS = 2.0  # an alias that moves is followed this much later
 
 _FOLDER = ".on-demand"  # no model can have this name
@@ -66,7 +68,9 @@ class OnDemand:
         self._clock = clock
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()  # the one asked for last is last
         self._fetching: dict[_Key, asyncio.Future[_Kept]] = {}
+        self._on_trial: dict[_Key, float] = {}  # until when
         self._rejected: dict[_Key, tuple[float, str]] = {}  # until when, and why
+        self._missed: dict[_Key, tuple[float, ServingError]] = {}  # the same: not to be fetched
         self._aliases: dict[tuple[str, str], _Alias] = {}
         self._fetchers = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand-fetch")
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand")
@@ -80,19 +84,28 @@ class OnDemand:
         """In the order in which they would go."""
         return list(self._kept)
 
-    async def get(self, name: str, version: int) -> LoadedVersion:
-        """Raises UnknownVersion, UnusableVersion when it fails the checks, NotReady when it cannot be had just now."""
+    async def get(self, name: str, version: int, *, for_trial: bool = False) -> LoadedVersion:
+        """Raises UnknownVersion, UnusableVersion when it fails the checks, NotReady when it cannot be had just now.
+
+        for_trial: who asks has somebody else to ask, so it is NotReady while it is fetched.
+        """
         key = (name, version)
+        if for_trial:
+            self._put_on_trial(key)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key].loaded
         self._refuse_rejected(key)
+        if for_trial:
+            self._refuse_missed(key)
         fetching = self._fetching.get(key)
         if fetching is None:
             loop = asyncio.get_running_loop()
             fetching = loop.run_in_executor(self._fetchers, self._fetch, name, version)
             self._fetching[key] = fetching
             fetching.add_done_callback(lambda done: self._keep(key, done))
+        if for_trial and not fetching.done():
+            raise NotReady(f"version {version} of '{name}' is being fetched; try again in a moment")
         return (await asyncio.shield(fetching)).loaded  # who goes away does not end it for the others
 
     async def number(self, name: str, written: str) -> int:
@@ -123,10 +136,21 @@ class OnDemand:
             raise _no_version(name)
         return found.version
 
+    def _put_on_trial(self, key: _Key) -> None:
+        now = self._clock()
+        if key not in self._on_trial:
+            self._on_trial = {other: until for other, until in self._on_trial.items() if until > now}
+        self._on_trial[key] = now + TRIAL_SECONDS
+
     def _refuse_rejected(self, key: _Key) -> None:
         until, why = self._rejected.get(key, (0.0, ""))
         if self._clock() < until:
             raise _unusable(key, why)
+
+    def _refuse_missed(self, key: _Key) -> None:
+        until, why = self._missed.get(key, (0.0, ServingError("")))
+        if self._clock() < until:
+            raise type(why)(why.message)
 
     def _fetch(self, name: str, version: int) -> _Kept:
         """In a thread."""
@@ -143,9 +167,9 @@ class OnDemand:
             raise UnknownVersion(
                 f"there is no version {version} of '{name}' to be had: {exc.message}"
             ) from exc
-        except Unavailable as exc:
-            raise NotReady(f"version {version} of '{name}' cannot be fetched now: {exc.message}") from exc
-        except (EmendError, OSError) as exc:
+        except (Unavailable, OSError) as exc:
+            raise NotReady(f"version {version} of '{name}' cannot be fetched now: {exc}") from exc
+        except EmendError as exc:
             raise ServingError(f"version {version} of '{name}' cannot be fetched: {exc}") from exc
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -155,10 +179,13 @@ class OnDemand:
         if done.cancelled():
             return
         failed = done.exception()  # asked for here too, in case nobody waits any more
+        now = self._clock()
+        self._missed = {other: told for other, told in self._missed.items() if told[0] > now}
         if isinstance(failed, UnusableVersion):
-            now = self._clock()
             self._rejected = {other: told for other, told in self._rejected.items() if told[0] > now}
             self._rejected[key] = (now + REJECTED_FOR_SECONDS, failed.why)
+        elif isinstance(failed, ServingError):
+            self._missed[key] = (now + MISSED_FOR_SECONDS, failed)
         if failed is None:
             self._kept[key] = done.result()
             self._forget_oldest()
@@ -166,7 +193,8 @@ class OnDemand:
 
     def _forget_oldest(self) -> None:
         while len(self._kept) > 1 and sum(kept.size_bytes for kept in self._kept.values()) > MOST_BYTES:
-            self._kept.popitem(last=False)
+            others = [key for key in self._kept if self._on_trial.get(key, 0.0) <= self._clock()]
+            del self._kept[next(iter(others or self._kept))]
 
 
 def _no_version(name: str) -> UnknownVersion:

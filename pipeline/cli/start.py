@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -43,10 +45,8 @@ def up() -> None:
         try:
             _first_start(watching)
             watching.wait_until_ready(180)
-            if first_start.has_champion() and not watching.answers(
-                f"{chosen.model_server_urls[0]}/health", 30
-            ):
-                cli.say("no version answers yet; `emend doctor` says why")
+            if first_start.has_champion():
+                _say_who_has_no_version(watching, chosen.model_server_urls)
             if not watching.stopping:
                 _print_addresses()
                 _print_resumable()
@@ -100,6 +100,13 @@ def _first_start(watching: Any) -> None:
         # Its orchestrator was killed, just now or before this start: go on.
         again = not watching.stopping and first_start.was_interrupted(run_id)
         initial = first_start.prepare(cli.say, watching.while_looking) if again else None
+
+
+def _say_who_has_no_version(watching: Any, server_urls: Sequence[str]) -> None:
+    until = time.monotonic() + 30
+    for url in server_urls:
+        if not watching.answers(f"{url}/health", max(1.0, until - time.monotonic())):
+            cli.say(f"no version answers at {url} yet; `emend doctor` says why")
 
 
 def _print_addresses() -> None:

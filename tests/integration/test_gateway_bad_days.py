@@ -37,6 +37,7 @@ import core.database
 import core.settings
 from api.app import create_app
 from api.batching import MOST_WAITING
+from api.upstream import RAW
 from core import web
 from core.database import Category, Correction, Prediction
 from core.images import name_of
@@ -353,16 +354,22 @@ def test_bad_ids_keys_and_queries_are_refused(client: httpx.Client) -> None:
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Answers `replies` of its server: status and body by path."""
+    """Answers `replies` of its server: status and body by path. A stock one refuses raw pixels, and says no version."""
 
     def _reply(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.request_ids.append((self.path, self.headers["X-Request-Id"]))  # type: ignore[attr-defined]
-        status, body = self.server.replies.get(self.path, (404, b"{}"))  # type: ignore[attr-defined]
+        content_type = self.headers["Content-Type"]
+        server: Any = self.server
+        server.request_ids.append((self.path, self.headers["X-Request-Id"]))
+        server.content_types.append(content_type)
+        status, body = server.replies.get(self.path, (404, b"{}"))
+        if server.is_stock and content_type == RAW:
+            status, body = 415, b"{}"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/json")
-        self.send_header("Emend-Version", "1")
+        if not server.is_stock:
+            self.send_header("Emend-Version", "1")
         self.end_headers()
         self.wfile.write(body)
 
@@ -377,10 +384,14 @@ def upstream(
     replies: dict[str, tuple[int, bytes]],
     port: int = 0,
     request_ids: list[tuple[str, str | None]] | None = None,
+    stock_asked_in: list[str] | None = None,
 ) -> Iterator[str]:
+    """stock_asked_in: given, it is a stock server, and these are the content types that it was asked in."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Upstream)
     server.replies = replies  # type: ignore[attr-defined]
     server.request_ids = [] if request_ids is None else request_ids  # type: ignore[attr-defined]
+    server.is_stock = stock_asked_in is not None  # type: ignore[attr-defined]
+    server.content_types = [] if stock_asked_in is None else stock_asked_in  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -436,7 +447,7 @@ def test_the_model_server_is_told_the_request_id(
 def test_nonsense_of_the_model_server_is_never_passed_on(
     emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replies = {"/version": (200, b'{"models": {}}')}
+    replies: dict[str, tuple[int, bytes]] = {}
     with upstream(replies) as url, gateway_in_process(url, monkeypatch) as client:
         for predictions in NONSENSE:
             replies["/invocations"] = (200, predictions)
@@ -449,22 +460,31 @@ def test_nonsense_of_the_model_server_is_never_passed_on(
 def test_each_failure_of_the_model_server_has_its_answer(
     emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replies: dict[str, tuple[int, bytes]] = {"/version": (200, b'{"models": {}}')}
+    replies: dict[str, tuple[int, bytes]] = {}
     with upstream(replies) as url, gateway_in_process(url, monkeypatch) as client:
         for upstream_status, status in {503: 503, 429: 503, 404: 503, 500: 502, 400: 502, 415: 502}.items():
             replies["/invocations"] = (upstream_status, b"{}")
             response = client.post("/invocations/", json={"image": fine()})
             assert response.status_code == status, (upstream_status, response.text)
             assert ("Retry-After" in response.headers) == (status == 503)
-        answer = b'{"predictions": {"probabilities": [[0.2, 0.3, 0.5]]}}'
-        replies["/invocations"] = (200, answer)
+        replies["/invocations"] = (200, FISH)
         assert client.post("/invocations/", json={"image": fine()}).json()["label"] == "fish"
-        # Another server takes its place: not ours, so it gets JSON and its version is not known.
-        replies["/version"] = (200, b"3.17.0")
-        replies["/invocations"] = (415, b"{}")
-        client.post("/invocations/", json={"image": fine()})
-        replies["/invocations"] = (200, answer)
-        assert client.post("/invocations/", json={"image": fine()}).status_code == 200
+
+
+FISH = b'{"predictions": {"probabilities": [[0.2, 0.3, 0.5]]}}'
+
+
+def test_a_stock_server_is_asked_in_json_and_its_version_is_not_known(
+    emend_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_in: list[str] = []
+    with (
+        upstream({"/invocations": (200, FISH)}, stock_asked_in=asked_in) as url,
+        gateway_in_process(url, monkeypatch) as client,
+    ):
+        answers = [client.post("/invocations/", json={"image": fine()}).json() for _ in range(3)]
+    assert [(answer["label"], answer["version"]) for answer in answers] == [("fish", None)] * 3
+    assert asked_in == [RAW, *["application/json"] * 3]
 
 
 def test_without_the_model_server_predictions_wait_and_corrections_are_taken(
@@ -483,9 +503,8 @@ def test_without_the_model_server_predictions_wait_and_corrections_are_taken(
         assert ready.json()["checks"]["database"]["ok"]
         assert not ready.json()["checks"]["model_server"]["ok"]
         replies = {
-            "/version": (200, b'{"models": {}}'),
             "/ping": (200, b"\n"),
-            "/invocations": (200, b'{"predictions": {"probabilities": [[0.2, 0.3, 0.5]]}}'),
+            "/invocations": (200, FISH),
         }
         with upstream(replies, port):
             assert client.post("/invocations/", json={"image": fine()}).status_code == 200

@@ -5,11 +5,13 @@ About 40 seconds, most of it MLflow starting: one server, and versions logged on
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,14 +24,14 @@ from tests.support.model_server import ROOT, ModelServer, StockServer
 from tests.support.tiny_model import answer, graph, images
 
 MODEL = "doodles"
-GOOD, BETTER, NOT_A_NUMBER, LIAR = 1, 2, 3, 4
+GOOD, BETTER, NOT_A_NUMBER, LIAR, ANOTHER = 1, 2, 3, 4, 5
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
-        kinds = ["good:1", "good:2", "nan:3", "liar:4"]
+        kinds = ["good:1", "good:2", "nan:3", "liar:4", "good:5"]
         subprocess.run(
             [sys.executable, "-m", "tests.support.tiny_model", server.url, MODEL, *kinds],
             cwd=ROOT,
@@ -70,7 +72,7 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 20) -> fl
 def test_versions_aliases_and_tags_round_trip(registry: Registry) -> None:
     registry.ensure_model(MODEL)
     assert registry.models() == [MODEL]
-    assert [version.version for version in registry.versions(MODEL)] == [1, 2, 3, 4]
+    assert [version.version for version in registry.versions(MODEL)] == [1, 2, 3, 4, 5]
     registry.set_alias(MODEL, "previous", BETTER)
     registry.set_tags(MODEL, BETTER, {"dataset_version": "12", "verdict": "Promoted: 92.4 %"})
     found = registry.version_by_alias(MODEL, "previous")
@@ -177,6 +179,36 @@ def test_bad_version_never_answers(server: ModelServer, registry: Registry, bad:
     assert (response.status_code, response.headers["Emend-Version"]) == (200, str(GOOD))
     registry.set_alias(MODEL, "champion", BETTER)  # and it does not stand in the way of the next
     wait_until(lambda: server.state(MODEL)["version"] == BETTER)
+
+
+def test_versions_are_fetched_once_for_all_who_ask_and_the_one_on_trial_goes_last(
+    mlflow: MlflowServer, registry: Registry, tmp_path: Path
+) -> None:
+    with ModelServer(tmp_path, mlflow.url, MODEL, most_bytes=1) as server:  # one at a time
+        server.wait_ready()
+        pixels = images()
+
+        def ask(version: int, **headers: str) -> None:
+            path = f"/models/{MODEL}/versions/{version}/invocations"
+            response = httpx.post(server.url + path, json={"inputs": pixels.tolist()}, headers=headers)
+            assert (response.status_code, response.headers["Emend-Version"]) == (200, str(version))
+            got = response.json()["predictions"]["probabilities"]
+            assert np.allclose(got, answer(graph(version), pixels), atol=1e-5)
+
+        def fetched() -> list[int]:
+            lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+            return [line["version"] for line in lines if line["event"] == "version_fetched"]
+
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(ask, [BETTER] * 12))
+        assert fetched() == [BETTER]
+        ask(ANOTHER)
+        ask(BETTER)
+        assert fetched() == [BETTER, ANOTHER, BETTER]
+        ask(BETTER, **{"Emend-Trial": "1"})
+        ask(ANOTHER)
+        ask(BETTER, **{"Emend-Trial": "1"})
+        assert fetched() == [BETTER, ANOTHER, BETTER, ANOTHER]
 
 
 def test_stock_server_serves_the_same_artifact_with_equal_answers(

@@ -15,12 +15,19 @@ from tests.support.mlflow_server import mlflow_environment
 from tests.support.processes import free_port, stop_group, wait_for_http
 
 ROOT = Path(__file__).parents[2]
+_KEEPING = "from serving import __main__, on_demand; on_demand.MOST_BYTES = %d; __main__.main()"
 
 
 class ModelServer:
-    """Our server, its cache in `directory`. It is up when entered; ready when a model answers."""
+    """Our server, its cache in `directory`. It is up when entered; ready when a model answers.
 
-    def __init__(self, directory: Path, tracking_uri: str, default_model: str) -> None:
+    most_bytes: of other versions that it keeps, for tests whose versions are small.
+    """
+
+    def __init__(
+        self, directory: Path, tracking_uri: str, default_model: str, most_bytes: int | None = None
+    ) -> None:
+        self._started_by = ["-m", "serving"] if most_bytes is None else ["-c", _KEEPING % most_bytes]
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = directory / "serving.log"
         self._directory = directory
@@ -42,7 +49,7 @@ class ModelServer:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serving"],
+                [sys.executable, *self._started_by],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._directory,  # not the checkout: its .env is none of a test's business

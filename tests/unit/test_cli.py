@@ -24,6 +24,9 @@ import typer
 from PIL import Image
 from rich.console import Console
 from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from core import __version__, database
 from core.database import (
@@ -46,9 +49,11 @@ from core.database import (
 )
 from core.settings import settings
 from pipeline import cli, models
+from pipeline.cli.start import _say_who_has_no_version
 from pipeline.follow import TOLD, Event, figures_in_words, sentence
 from pipeline.stages import STAGES
 from tests.support.gateway import params
+from tests.support.http_server import http_client
 from tests.support.processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -348,6 +353,35 @@ def test_status_names_the_drawing_page_first_and_the_database_by_its_address(
         "url": "postgresql+psycopg2://me:***@127.0.0.1:1/emend",
         "answers": False,
     }
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_status_and_start_tell_of_each_model_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_ports_of_its_own(monkeypatch)
+    app = Starlette(routes=[Route("/ping", lambda _: Response("\n"))])
+    away = f"http://127.0.0.1:{free_port()}"
+    with http_client(app) as client:
+        answers = str(client.base_url).rstrip("/")
+        monkeypatch.setenv("MODEL_SERVER_URLS", f"{answers},{away}")
+        settings.cache_clear()
+        assert exit_code("status", "--json") == 1
+    listed = json.loads(capsys.readouterr().out)["services"]
+    assert [each for each in listed if each["name"] == "model server"] == [
+        {"name": "model server", "url": answers, "answers": True},
+        {"name": "model server", "url": away, "answers": False},
+    ]
+
+    class Watching:
+        def answers(self, url: str, seconds: float) -> bool:
+            assert 0 < seconds <= 30
+            return url == f"{answers}/health"
+
+    _say_who_has_no_version(Watching(), settings().model_server_urls)
+    said = capsys.readouterr().err
+    assert f"no version answers at {away} yet" in said
+    assert answers not in said
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import shutil
@@ -28,12 +29,14 @@ from serving.errors import (
     BadAnswer,
     BadRequest,
     NotReady,
+    ServingError,
     UnknownModel,
+    UnknownVersion,
     UnsupportedContentType,
     UnusableVersion,
     VersionRejected,
 )
-from serving.follower import Follower
+from serving.follower import LISTENING_POLL_SECONDS, POLL_SECONDS, Follower
 from serving.on_demand import OnDemand
 from serving.protocol import MOST_BODY_BYTES, MOST_IMAGES, parse, render
 from serving.versions import Versions, load
@@ -415,6 +418,49 @@ def test_version_that_cannot_be_fetched_is_tried_ever_more_slowly(
     assert versions.as_json()["models"]["doodles"]["waiting"] is None
 
 
+def test_a_retry_is_waited_for_and_one_of_a_model_that_is_gone_is_none(
+    registry: FolderRegistry, follower: Follower, versions: Versions, clock: Clock
+) -> None:
+    promote(registry, follower, 1)
+    assert follower._pause() == POLL_SECONDS
+    registry.artifacts_away = True
+    promote(registry, follower, 2)
+    registry.away = True
+    clock.now = 100  # what was to be tried again is long due
+    follower.poll()
+    assert follower._pause() == POLL_SECONDS
+    registry.away = False
+    del registry.champions["doodles"]
+    follower.poll()
+    assert follower._pause() == POLL_SECONDS
+    assert versions.as_json()["models"]["doodles"]["waiting"] is None
+    before = len(registry.downloads)
+    follower.poll()
+    assert len(registry.downloads) == before
+    registry.artifacts_away = False
+    promote(registry, follower, 2)
+    assert versions.live("doodles").version == 2
+
+
+def test_while_promotions_are_heard_of_it_looks_seldom_but_for_a_retry(
+    registry: FolderRegistry, versions: Versions, tmp_path: Path, clock: Clock, empty_database_url: str
+) -> None:
+    follower = Follower(
+        registry, versions, tmp_path / "cache", database_url=lambda: empty_database_url, clock=clock
+    )
+    registry.champions["doodles"] = 1
+    registry.artifacts_away = True
+    follower.start()
+    try:
+        wait_until(lambda: len(registry.downloads) > 0 and follower._pause() == POLL_SECONDS)
+        registry.artifacts_away = False
+        clock.now = 100
+        wait_until(lambda: follower._pause() == LISTENING_POLL_SECONDS)
+    finally:
+        follower.stop()
+    assert versions.live("doodles").version == 1
+
+
 def test_registry_away_changes_nothing(
     registry: FolderRegistry, follower: Follower, versions: Versions
 ) -> None:
@@ -703,6 +749,85 @@ def test_what_is_kept_is_bounded_in_bytes_and_who_was_asked_for_least_lately_goe
             await others.get("doodles", 4)
         clock.now += 61
         assert (await others.get("doodles", 4)).version == 4
+        others.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_is_evicted_answers_what_it_was_asked_before(
+    registry: FolderRegistry, versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+    registry.champions["doodles"] = 1
+    others = OnDemand(registry, tmp_path / "cache")
+    free = threading.Event()
+    with (
+        http_client(create_app(versions, Follower(registry, versions, tmp_path / "cache"), others)) as client,
+        ThreadPoolExecutor(2) as asking,
+    ):
+        for _ in range(2):
+            others.threads.submit(free.wait)  # no thread is left to answer
+        evicted = asking.submit(ask, client, 2)
+        wait_until(lambda: others.kept() == [("doodles", 2)])
+        other = asking.submit(ask, client, 3)
+        wait_until(lambda: others.kept() == [("doodles", 3)])
+        assert not evicted.done()
+        free.set()
+        for asked, version in ((evicted, 2), (other, 3)):
+            response = asked.result()
+            assert (response.status_code, response.headers["Emend-Version"]) == (200, str(version))
+            got = response.json()["predictions"]["probabilities"]
+            assert np.allclose(got, answer(graph(version), images()), atol=1e-6)
+
+
+def test_a_version_on_trial_is_fetched_behind_and_stays(
+    client: httpx.Client, registry: FolderRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(version: int) -> httpx.Response:
+        return client.post(
+            f"/models/doodles/versions/{version}/invocations",
+            json={"inputs": images().tolist()},
+            headers={"Emend-Trial": "1"},
+        )
+
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+    monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 1)
+    first = tried(2)
+    assert (first.status_code, first.headers["Retry-After"]) == (503, "1")
+    wait_until(lambda: tried(2).status_code == 200)
+    assert [ask(client, 3).status_code for _ in range(3)] == [200] * 3
+    monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
+    assert (ask(client, 3).status_code, tried(2).status_code) == (503, 200)
+    assert registry.downloads.count(2) == 1
+
+
+def test_why_a_version_on_trial_is_not_to_be_had_is_told_and_it_is_not_fetched_again_and_again(
+    registry: FolderRegistry, tmp_path: Path, clock: Clock
+) -> None:
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache", clock=clock)
+
+        async def tried(version: int, expected: type[Exception]) -> None:
+            told: Exception = NotReady("is being fetched")
+            while "is being fetched" in str(told):
+                with pytest.raises(ServingError) as caught:
+                    await others.get("doodles", version, for_trial=True)
+                told = caught.value
+                await asyncio.sleep(0.005)
+            assert type(told) is expected
+
+        await tried(99, UnknownVersion)
+        await tried(4, UnusableVersion)
+        registry.artifacts_away = True
+        await tried(3, NotReady)
+        for version in (99, 4, 3):
+            assert registry.downloads.count(version) == 1
+        registry.artifacts_away = False
+        clock.now += 6
+        while ("doodles", 3) not in others.kept():
+            with contextlib.suppress(NotReady):
+                await others.get("doodles", 3, for_trial=True)
+            await asyncio.sleep(0.005)
         others.stop()
 
     asyncio.run(scenario())

@@ -76,6 +76,48 @@ def test_what_is_no_address_of_a_service_is_refused_by_name(
         settings.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["http://a:5002,b:5002", "http://a:5002/below", "http://me:it@a:5002", "http://a:5002, http://a:5002/"],
+)
+def test_what_is_no_list_of_model_servers_is_refused_by_name(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_SERVER_URLS", value)
+    settings.cache_clear()
+    try:
+        with pytest.raises(
+            ConfigurationError, match=r"MODEL_SERVER_URLS: (must be http://host|names a server twice)"
+        ):
+            settings()
+    finally:
+        settings.cache_clear()
+
+
+def test_several_model_servers_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_SERVER_URLS", "http://a:5002/, https://b ,")
+    assert Settings().model_server_urls == ("http://a:5002", "https://b")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_setting_that_has_another_name_now_is_refused_with_it(
+    in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if in_file:
+        (tmp_path / ".env").write_text("EMEND_SERVING_URL=http://a:5002\n")
+    else:
+        monkeypatch.setenv("EMEND_SERVING_URL", "http://a:5002")
+    settings.cache_clear()
+    try:
+        with pytest.raises(
+            ConfigurationError, match=r"(?i)EMEND_SERVING_URL \(it is MODEL_SERVER_URLS now\)"
+        ):
+            settings()
+    finally:
+        settings.cache_clear()
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 def test_a_port_taken_on_ipv6_is_found(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET6) as taken:

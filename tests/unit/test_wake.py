@@ -1,0 +1,113 @@
+"""Hearing of promotions, with a real PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from core import wake
+from core.wake import Listener, announce
+
+SOON_SECONDS = 5.0  # the followers' own look comes every 15 s
+
+
+class Woken:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __call__(self) -> None:
+        self.event.set()
+
+    def wait(self) -> None:
+        assert self.event.wait(SOON_SECONDS), "nobody woke it"
+        self.event.clear()
+
+
+@contextlib.contextmanager
+def listening(database_url: str, woken: Woken) -> Iterator[Listener]:
+    listener = Listener(lambda: database_url, woken)
+    listener.start()
+    try:
+        woken.wait()  # it listens, and something may have been missed
+        assert listener.listening
+        yield listener
+    finally:
+        listener.stop()
+    assert not listener.listening
+    listener.stop()  # stopped already: nothing happens
+
+
+def test_a_promotion_wakes_at_once(empty_database_url: str) -> None:
+    woken = Woken()
+    with listening(empty_database_url, woken):
+        for _ in range(3):
+            announce(empty_database_url)
+            woken.wait()
+
+
+def test_a_connection_that_is_ended_is_made_anew(empty_database_url: str) -> None:
+    woken = Woken()
+    with listening(empty_database_url, woken) as listener:
+        engine = create_engine(empty_database_url)
+        with engine.begin() as db:
+            ended = db.execute(
+                text("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'emend' "
+                     "and datname = current_database()")
+            )  # fmt: skip
+            assert ended.scalars().all() == [True]
+        engine.dispose()
+        woken.wait()  # it is told that nothing is heard any more
+        if not listener.listening:
+            woken.wait()  # and that something is heard again
+        assert listener.listening
+        announce(empty_database_url)
+        woken.wait()
+
+
+def test_descriptors_from_1024_on_are_listened_to(empty_database_url: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("this machine gives a process fewer than 2000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    woken = Woken()
+    try:
+        with ExitStack() as opened:
+            for _ in range(1100):
+                descriptor = os.open(os.devnull, os.O_RDONLY)
+                opened.callback(os.close, descriptor)
+            with listening(empty_database_url, woken):
+                announce(empty_database_url)
+                woken.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_wakes_and_fails_does_not_end_the_listener(
+    empty_database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[bool] = []
+    woken = threading.Event()
+
+    def wakes() -> None:
+        calls.append(listener.listening)
+        if len(calls) == 1:
+            raise RuntimeError("whoever is woken does what it wants")
+        if calls.count(True) > 1:
+            woken.set()
+
+    listener = Listener(lambda: empty_database_url, wakes)
+    listener.start()
+    assert woken.wait(SOON_SECONDS)
+    listener.stop()
+    assert calls[:3] == [True, False, True]
+
+
+def test_a_promotion_that_cannot_be_announced_is_no_error() -> None:
+    wake.announce("postgresql://nobody@127.0.0.1:1/emend")
