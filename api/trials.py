@@ -113,6 +113,7 @@ class Trials:
         names: Mapping[int, tuple[str, ...]],
     ) -> None:
         is_canary = trial.kind is TrialKind.canary
+        answered_well = is_canary or answer.is_distribution  # a canary's was looked at before it was given
         started = time.perf_counter()
         other: Answer | None = None
         try:
@@ -122,8 +123,9 @@ class Trials:
             other = None
             log.warning("not compared", model=model, version=trial.version, reason=exc.message)
         other_ms = 1000 * (time.perf_counter() - started) if other is not None else None
-        agrees = other is not None and _label(answer, names) == _label(other, names)
-        own_ms, champion_ms = (answered_in_ms, other_ms) if is_canary else (other_ms, answered_in_ms)
+        first_ms = answered_in_ms if answered_well else None
+        agrees = answered_well and other is not None and _label(answer, names) == _label(other, names)
+        own_ms, champion_ms = (first_ms, other_ms) if is_canary else (other_ms, first_ms)
         self._count(trial, own_ms, champion_ms, agrees=agrees)
 
     def _count(

@@ -46,6 +46,7 @@ from core.database import (
 )
 from core.settings import settings
 from pipeline import cli, models
+from pipeline.cli import start
 from pipeline.follow import TOLD, Event, figures_in_words, sentence
 from pipeline.stages import STAGES
 from tests.support.gateway import params
@@ -401,7 +402,7 @@ def test_an_interrupted_run_is_named_unless_a_newer_one_came(capsys: pytest.Capt
         ):
             db.add(Run(model=model, trigger=Trigger.manual, requested_by="test", status=status))
             db.flush()
-    cli._print_resumable()
+    start._print_resumable()
     assert capsys.readouterr().out == "run 1 of pets was interrupted: `emend resume 1` goes on\n"
 
 
@@ -439,7 +440,7 @@ def test_an_epoch_tells_how_long_training_still_takes() -> None:
 
 
 def test_the_addresses_begin_with_the_page_to_draw_on(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_addresses()
+    start._print_addresses()
     lines = capsys.readouterr().out.split("Emend is up.\n")[1].splitlines()
     assert lines[0].split()[:2] == ["draw", settings().ui_url]
 
