@@ -47,7 +47,7 @@ class Deployment:
             answers += response.json()["predictions"]
         return answers
 
-    def start(self, kind: str, version: int, percent: int) -> httpx.Response:
+    def start(self, kind: str, version: int, percent: int | None = None) -> httpx.Response:
         return self.client.post(f"/models/doodles/{kind}", json={"version": version, "percent": percent})
 
     def trial(self) -> dict[str, Any]:
@@ -109,9 +109,10 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 15) -> No
 
 def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment) -> None:
     pixels = tiny_model.images(50)  # of one request, so that all of them are asked about or none
-    started = deployed.start("shadow", BETTER, 100)
+    started = deployed.start("shadow", BETTER)
     assert started.status_code == 200, started.text
-    assert (started.json()["kind"], started.json()["champion"]) == ("shadow", GOOD)
+    told = started.json()
+    assert (told["kind"], told["champion"], told["percent"]) == ("shadow", GOOD, 100)
     counted = 0
 
     def asked() -> bool:
