@@ -591,7 +591,9 @@ class TrialAnswer(_Answer):
     outcome: Literal["promoted", "ended", "failed"] | None = Field(description="Null while it is under way.")
     ended_because: str | None
     images: int = Field(description="That both versions were asked about.")
-    agreement: float | None = Field(description="Share of those that both answered that they named alike, 0..1.")
+    agreement: float | None = Field(
+        description="Share that both named alike of those that both answered, 0..1."
+    )
     errors: int = Field(description="Of its answers that did not come, or were none.")
     champion_errors: int
     skipped: int = Field(description="Images that were not compared because there was too much to do.")

@@ -424,8 +424,8 @@ class LedgerEntry(Base):
 class Trial(Base):
     """A version asked beside the champion. What is counted is of images that both were asked about.
 
-    percent: of the images, by their names. compared: of the images, those that both answered. Latencies: how many answers
-    came within each of core/trials.py's bounds. latest: the counts of the latest images alone, see there.
+    percent: of the images, by their names. compared: of the images, those that both answered. Latencies: how many
+    answers came within each of core/trials.py's bounds. latest: the counts of the latest images alone, see there.
     """
 
     __tablename__ = "trials"

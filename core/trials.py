@@ -46,8 +46,8 @@ LATENCY_BOUNDS_MS = (
 
 USUAL_PERCENT = {TrialKind.shadow: 100, TrialKind.canary: 10}
 
-# A canary's bounds are judged by its latest images, so that one which goes wrong after a million good ones goes back as one
-# that is wrong from the start: by two blocks of so many images, of which the second is still being filled.
+# A canary is judged by its latest images, so that one which goes wrong after a million good ones goes back as one that
+# is wrong from the start: by two blocks of so many images, of which the second is still being filled.
 BLOCK_IMAGES = 1_000
 # Answers failed: more than the champion's by two in a hundred, and not by one or two accidents.
 MOST_EXCESS_ERRORS = 0.02

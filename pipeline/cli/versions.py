@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from pipeline import cli
 
-
 Percent = Annotated[
     int | None,
     typer.Option(
@@ -113,8 +112,9 @@ def _start_trial(kind: str, model: str, number: int, percent: int | None, reason
         cli.print_json(started)
     else:
         cli.out.print(
-            f"version {number} of {escape(model)} is a {kind} on {started['percent']} % of the images: `emend trials "
-            f"--model {escape(model)}` shows how it does, `emend promote {number} --model {escape(model)}` puts it live, "
+            f"version {number} of {escape(model)} is a {kind} on {started['percent']} % of the images: "
+            f"`emend trials --model {escape(model)}` shows how it does, "
+            f"`emend promote {number} --model {escape(model)}` puts it live, "
             f"`emend rollback --model {escape(model)} --version {number}` ends it"
         )
 

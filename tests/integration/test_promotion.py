@@ -225,7 +225,7 @@ def test_killed_after_champion_moved_it_is_done_and_a_resume_does_not_promote_tw
     run = run_up_to_promote(home, GOOD)
     begin(home, run)
     registry.set_alias(MODEL, "champion", GOOD)
-    assert stop(run) == "version 2 is live already; `emend rollback --model doodles` undoes that"
+    assert stop(run) == "version 2 is live already; `emend rollback --model doodles --version 2` undoes that"
     assert (ledger(), live()) == ([("promote", GOOD, LIVE, "done")], GOOD)
     assert attempt(home, run) is None
     assert ledger() == [("promote", GOOD, LIVE, "done")]
@@ -381,7 +381,13 @@ def try_out(version: int, kind: TrialKind = TrialKind.canary) -> None:
     with session() as db:
         db.add(
             Trial(
-                model=MODEL, kind=kind, version=version, champion=LIVE, percent=10, started_by="me", reason="test"
+                model=MODEL,
+                kind=kind,
+                version=version,
+                champion=LIVE,
+                percent=10,
+                started_by="me",
+                reason="test",
             )
         )
 

@@ -580,7 +580,10 @@ def test_a_second_trial_is_refused_with_commands_that_say_which(capsys: pytest.C
     assert exit_code("shadow", "8", "--model", "pets") == 1
     told = capsys.readouterr().err
     assert "version 7 is a canary of pets already" in told
-    assert "`emend rollback --model pets --version 7` ends it, `emend promote 7 --model pets` puts it live" in told
+    assert (
+        "`emend rollback --model pets --version 7` ends it, `emend promote 7 --model pets` puts it live"
+        in told
+    )
 
 
 @pytest.mark.usefixtures("emend_environment")
@@ -593,7 +596,10 @@ def test_trials_say_whose_figures_they_are(
     for _ in range(4):
         counted.count(3, None, agrees=False)
     begun_trial(
-        images=4, champion_errors=4, latencies=counted.latencies, champion_latencies=counted.champion_latencies
+        images=4,
+        champion_errors=4,
+        latencies=counted.latencies,
+        champion_latencies=counted.champion_latencies,
     )
     assert exit_code("trials", "--model", "pets") == 0
     heading, row = capsys.readouterr().out.splitlines()

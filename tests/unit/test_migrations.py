@@ -125,7 +125,9 @@ def test_what_the_ledger_says_of_trials_goes_with_a_downgrade_and_the_ledger_is_
         ({"outcome": "'failed'"}, "ck_trials_ended_somehow"),
     ],
 )
-def test_a_trial_that_cannot_be_is_refused(database: Engine, wrong: dict[str, object], constraint: str) -> None:
+def test_a_trial_that_cannot_be_is_refused(
+    database: Engine, wrong: dict[str, object], constraint: str
+) -> None:
     with pytest.raises(IntegrityError, match=constraint):
         run(database, TRIAL.format(**{**UNDER_WAY, **wrong}))
 
