@@ -27,7 +27,8 @@ from core.database import session
 from core.errors import EmendError
 from core.settings import settings
 
-DATABASE_THREADS = 8  # with the catalogue's and the history's they stay within the pool's ten connections
+# With the catalogue's, the history's and the trials' they stay within the pool's ten connections.
+DATABASE_THREADS = 7
 READY_SECONDS = 3.0
 
 health = APIRouter(tags=["health"])

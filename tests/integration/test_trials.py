@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import create_engine
 
+import core.settings
 from api.upstream import ANSWER_ELSEWHERE_SECONDS
 from core.registry import Registry
 from core.wake import announce
@@ -26,8 +28,8 @@ from tests.support.gateway import ROOT, GatewayProcess, add_model, environment
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ModelServer
 
-GOOD, BETTER, MOODY, NOT_A_NUMBER = 1, 2, 3, 4
-KINDS = ["good:1", "good:2", "moody:1", "nan:4"]
+GOOD, BETTER, MOODY, NOT_A_NUMBER, SLOW = 1, 2, 3, 4, 5
+KINDS = ["good:1", "good:2", "moody:1", "nan:4", "slow:1"]
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Deployment:
             answers += response.json()["predictions"]
         return answers
 
-    def start(self, kind: str, version: int, percent: int) -> httpx.Response:
+    def start(self, kind: str, version: int, percent: int | None = None) -> httpx.Response:
         return self.client.post(f"/models/doodles/{kind}", json={"version": version, "percent": percent})
 
     def trial(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def deployed(
     mlflow: MlflowServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Deployment]:
     engine = create_engine(database_url)
-    add_model(engine, versions=(BETTER, MOODY, NOT_A_NUMBER, GOOD))
+    add_model(engine, versions=(BETTER, MOODY, NOT_A_NUMBER, SLOW, GOOD))
     engine.dispose()
     monkeypatch.setenv("DATABASE_URL", database_url)  # the model servers listen there
     with Registry(mlflow.url) as registry:
@@ -108,9 +110,10 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 15) -> No
 
 def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment) -> None:
     pixels = tiny_model.images(50)  # of one request, so that all of them are asked about or none
-    started = deployed.start("shadow", BETTER, 100)
+    started = deployed.start("shadow", BETTER)
     assert started.status_code == 200, started.text
-    assert (started.json()["kind"], started.json()["champion"]) == ("shadow", GOOD)
+    told = started.json()
+    assert (told["kind"], told["champion"], told["percent"]) == ("shadow", GOOD, 100)
     counted = 0
 
     def asked() -> bool:
@@ -208,6 +211,45 @@ def test_a_canary_is_not_blamed_for_model_servers_that_are_started_anew(deployed
     assert (trial["errors"], trial["champion_errors"], trial["outcome"]) == (0, 0, None)
 
 
+def test_a_canary_that_is_slow_goes_back_by_itself_and_the_ledger_says_why(deployed: Deployment) -> None:
+    pixels = tiny_model.images(50)
+    assert deployed.start("canary", SLOW, 100).status_code == 200
+    versions: set[int] = set()
+
+    def over() -> bool:
+        versions.update(answer["version"] for answer in deployed.ask(pixels))
+        return deployed.trial()["outcome"] is not None
+
+    wait_until(over, 60)
+    assert versions == {GOOD, SLOW}
+    assert deployed.trial()["outcome"] == "failed"
+    assert (deployed.trial()["errors"], deployed.trial()["agreement"]) == (0, 1.0)
+    entry = deployed.ledger()[0]
+    assert (entry["action"], entry["actor"], entry["outcome"]) == ("canary", "gateway", "reverted")
+    assert re.fullmatch(
+        r"19 of 20 of the latest \d+ answers came within \d+ ms, of version 1 within [\d.]+ ms: more than 2 times and "
+        "10 ms more",
+        entry["reason"],
+    )
+
+
+def test_the_live_version_counts_what_it_fails_while_a_shadow_is_asked(deployed: Deployment) -> None:
+    deployed.registry.set_alias("doodles", "champion", MOODY)
+    core.settings.settings.cache_clear()
+    announce()
+    wait_until(lambda: all(each.state("doodles")["version"] == MOODY for each in deployed.servers))
+    assert deployed.start("shadow", BETTER, 100).status_code == 200
+    body = {"image": base64.b64encode(np.full((28, 28), 255, np.uint8).tobytes()).decode()}
+
+    def counted() -> bool:
+        assert deployed.client.post("/invocations/", json=body).status_code == 502
+        return bool(deployed.trial()["champion_errors"])
+
+    wait_until(counted)
+    found = deployed.trial()
+    assert (found["errors"], found["champion_errors"], found["agreement"]) == (0, found["images"], None)
+
+
 @pytest.mark.parametrize(
     ("version", "status", "message"),
     [
@@ -227,7 +269,8 @@ def test_a_version_that_cannot_be_asked_is_refused_before_anybody_meets_it(
 
 def test_one_bad_answer_does_not_cost_its_neighbours_theirs(deployed: Deployment) -> None:
     deployed.registry.set_alias("doodles", "champion", MOODY)
-    announce(deployed.database_url)
+    core.settings.settings.cache_clear()
+    announce()
     wait_until(lambda: all(each.state("doodles")["version"] == MOODY for each in deployed.servers))
     good = tiny_model.images(1)[0]
     bright = np.full((28, 28), 255, np.uint8)
