@@ -50,7 +50,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     here = settings()
     model_servers = ModelServers(here.model_server_urls, here.default_model)
-    batcher = Batcher(model_servers.probabilities)
+    batcher = Batcher(model_servers.probabilities, len(model_servers.servers))
     state = Gateway(
         catalogue=Catalogue(),
         model_servers=model_servers,
