@@ -75,7 +75,7 @@ class Protocol(HttpToolsProtocol):
     _until = math.inf  # when what is awaited must be here
     _in_message = False
     _in_head = False
-    _head_bytes = 0  # and maybe some of the body's
+    _head_bytes = 0  # at most: maybe some are the body's, or the next request's
     _head_too_large = False
     _stays_open = False  # once the request under way is answered
     _discarded_bytes = 0
@@ -91,11 +91,10 @@ class Protocol(HttpToolsProtocol):
         if self._joining.is_lingering:
             self._discard(data)
             return
-        if not self._in_message:
-            if type(self).refuse is not None and self._is_refused(data):
-                return
-            self._head_bytes = 0
-        self._head_bytes += len(data)
+        if not self._in_message and type(self).refuse is not None and self._is_refused(data):
+            return
+        if self._in_head or not self._in_message:
+            self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._head_too_large = True
@@ -117,6 +116,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
+        self._head_bytes = 0
         self._until = math.inf
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._stays_open

@@ -203,6 +203,11 @@ def test_a_large_head_within_its_size_and_large_bodies_pass() -> None:
             writer.write(one + body)
             head, told = await answer_of(reader)
             assert (head[:13], told) == (b"HTTP/1.1 200 ", str(len(body)).encode())
+        writer.write(one + body + 2000 * GET + GET[:20])
+        for _ in range(2001):
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+        writer.write(GET[20:])
+        assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
 
     played(scene, Protocol)
 
