@@ -52,7 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     here = settings()
     model_servers = ModelServers(here.model_server_urls, here.default_model)
-    batcher = Batcher(partial(model_servers.probabilities, for_trial=True))
+    batcher = Batcher(partial(model_servers.probabilities, for_trial=True), len(model_servers.servers))
     state = Gateway(
         catalogue=Catalogue(),
         model_servers=model_servers,

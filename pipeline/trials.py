@@ -35,7 +35,9 @@ def start_trial(
     share = trials.USUAL_PERCENT[kind] if percent is None else percent
     with Registry(settings().mlflow_tracking_uri) as registry:
         _champion_beside(registry, model, version)
-        _load(model, version)  # a minute at worst, in which others may promote and roll back
+        _load(
+            model, version, _image_bytes(model)
+        )  # a minute at worst, in which others may promote and roll back
         with promotion_lock(model):
             champion = _champion_beside(registry, model, version)
             with session() as db:
@@ -86,11 +88,14 @@ def list_trials(model: str, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
         return [trials.as_json(trial) for trial in found]
 
 
-def _load(model: str, version: int) -> None:
-    """Each model server answers one blank image with it: it loads, passes its checks, and is warm."""
+def _image_bytes(model: str) -> int:
     with session() as db:
         given = known_model(db, model).params["input"]
-    image_bytes = int(given["width"]) * int(given["height"]) * (1 if given["mode"] == "L" else 3)
+    return int(given["width"]) * int(given["height"]) * (1 if given["mode"] == "L" else 3)
+
+
+def _load(model: str, version: int, image_bytes: int) -> None:
+    """Each model server answers one blank image with it: it loads, passes its checks, and is warm."""
     path = f"/models/{quote(model, safe='')}/versions/{version}/invocations"
     silent = []
     with httpx.Client(timeout=LOAD_SECONDS, trust_env=False) as http:

@@ -39,6 +39,9 @@ class Deployment:
     servers: tuple[ModelServer, ModelServer]
     database_url: str
 
+    def ask_singly(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        return [self.ask(pixels[place : place + 1])[0] for place in range(len(pixels))]
+
     def ask(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
         texts = [base64.b64encode(each.tobytes()).decode() for each in pixels]
         answers = []
@@ -148,13 +151,15 @@ def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment)
 def test_a_canary_answers_its_share_always_the_same_images_until_it_is_promoted(deployed: Deployment) -> None:
     pixels = tiny_model.images(200)
     assert deployed.start("canary", BETTER, 30).status_code == 200
-    wait_until(lambda: {answer["version"] for answer in deployed.ask(pixels[:40])} == {GOOD, BETTER})
-    first, second = deployed.ask(pixels), deployed.ask(pixels)
+    wait_until(lambda: {answer["version"] for answer in deployed.ask_singly(pixels[:40])} == {GOOD, BETTER})
+    first, second = deployed.ask_singly(pixels), deployed.ask_singly(pixels)
     versions = [answer["version"] for answer in first]
     assert versions == [answer["version"] for answer in second]
     assert 0.15 < versions.count(BETTER) / len(versions) < 0.45
     for answer, expected in zip(first, _expected(versions, pixels), strict=True):
         np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=1e-5)
+    for place in range(0, 200, 10):  # of one request all by the one that answers its first image
+        assert {each["version"] for each in deployed.ask(pixels[place : place + 10])} == {versions[place]}
     refused = deployed.start("shadow", MOODY, 10)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
     assert "is a canary of doodles already" in refused.json()["error"]["message"]
@@ -289,6 +294,44 @@ def test_one_bad_answer_does_not_cost_its_neighbours_theirs(deployed: Deployment
     for thread in threads:
         thread.join()
     assert statuses == {"good": {200}, "bright": {502}}
+
+
+def test_each_answer_of_one_request_is_of_one_version_while_versions_are_swapped(
+    deployed: Deployment,
+) -> None:
+    bodies = [
+        {"images": [base64.b64encode(each.tobytes()).decode() for each in tiny_model.images(count)]}
+        for count in (64, 33, 40)  # which share calls with each other's
+    ]
+    mixed: list[list[int]] = []
+    seen: set[int] = set()
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not over.is_set():
+            response = deployed.client.post("/invocations/", json=bodies[number % len(bodies)])
+            if response.status_code == 503:  # as many as may be wait already
+                continue
+            versions = [answer["version"] for answer in response.json()["predictions"]]
+            seen.update(versions)
+            if len(set(versions)) != 1:
+                mixed.append(versions)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for version in (BETTER, GOOD, BETTER, GOOD):
+        deployed.registry.set_alias("doodles", "champion", version)
+        core.settings.settings.cache_clear()
+        announce()
+        wait_until(
+            lambda: all(each.state("doodles")["version"] == version for each in deployed.servers)  # noqa: B023
+        )
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert mixed == []
+    assert seen == {GOOD, BETTER}
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
