@@ -1674,7 +1674,7 @@ export interface components {
     TrialAnswer: {
       /**
        * Agreement
-       * @description Share of those that both answered that they named alike, 0..1.
+       * @description Share that both named alike of those that both answered, 0..1.
        */
       agreement: number | null;
       /**
