@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from api import predictions
 from api.app import create_app
-from api.lean import Shortcut
-from api.overload import refusing
+from api.direct import Direct
 from core import start, web
 from core.settings import settings
 
@@ -13,8 +12,8 @@ from core.settings import settings
 def main() -> None:
     start.begin("gateway")
     app = create_app()
-    refuse = refusing(lambda: app.state.gateway.batcher, settings().default_model)
-    web.serve(Shortcut(app, predictions.lean, "gateway"), settings().api_port, "gateway", refuse)
+    direct = Direct(app, predictions.lean, "gateway", settings().default_model)
+    web.serve(app, settings().api_port, "gateway", direct)
 
 
 if __name__ == "__main__":

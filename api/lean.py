@@ -1,8 +1,7 @@
-"""Routes whose requests are many: they go past what FastAPI does for any route.
+"""Routes whose requests are many: their bodies are parsed by pydantic alone.
 
 Declared as any other, so the OpenAPI document has them; the endpoint takes the parsed body, the request and the
-gateway. `Shortcut` stands before the application and answers them itself, with the same errors, ids, limits and
-figures. What FastAPI's own way costs is in docs/performance.md.
+gateway. Most of their requests do not come this way at all: see api/direct.py.
 """
 
 from __future__ import annotations
@@ -12,23 +11,28 @@ from collections.abc import Awaitable, Callable
 from typing import Any, get_type_hints
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute, APIRouter
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core import web
-from core.errors import EmendError, InvalidInput
+from core.errors import InvalidInput
 
 
 class LeanRoute(APIRoute):
     """For endpoints `(body: <a pydantic model>, request, the: Gateway) -> Response`."""
 
+    @property
+    def shape(self) -> type[BaseModel]:
+        """Of the body."""
+        found: type[BaseModel] = get_type_hints(self.endpoint)["body"]
+        return found
+
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         endpoint: Callable[..., Awaitable[Response]] = self.endpoint
-        shape: type[BaseModel] = get_type_hints(endpoint)["body"]
+        shape = self.shape
 
         async def handle(request: Request) -> Response:
             if request.scope["query_string"]:
@@ -37,56 +41,19 @@ class LeanRoute(APIRoute):
                 content = await request.body()
             except ClientDisconnect as exc:  # by itself, or cut off because it was too slow
                 raise InvalidInput("the client went away before its body was whole") from exc
-            body = _parsed(shape, request, content)
+            body = parsed(shape, request.headers.get("content-type", ""), content)
             return await endpoint(body, request, request.app.state.gateway)
 
         return handle
-
-
-class Shortcut:
-    """ASGI application: the routes of `lean` by themselves, all else by `app`."""
-
-    def __init__(self, app: FastAPI, lean: APIRouter, service: str) -> None:
-        self._app = app
-        self._handlers = {
-            (method, route.path): (route, web.Observed(_answering(route), service))
-            for route in lean.routes
-            if isinstance(route, LeanRoute)
-            for method in route.methods or ()
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._handlers.get((scope.get("method", ""), scope.get("path", "")))
-        if found is None:
-            await self._app(scope, receive, send)
-            return
-        route, handler = found
-        scope["app"], scope["route"] = self._app, route
-        await handler(scope, receive, send)
-
-
-def _answering(route: LeanRoute) -> ASGIApp:
-    handle = route.get_route_handler()
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        try:
-            response = await handle(request)
-        except EmendError as exc:
-            response = await web.emend_error(request, exc)
-        except RequestValidationError as exc:
-            response = await web.validation_error(request, exc)
-        await response(scope, receive, send)
-
-    return answer
 
 
 def json_answer(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
 
 
-def _parsed(shape: type[BaseModel], request: Request, body: bytes) -> BaseModel:
-    if "json" not in request.headers.get("content-type", ""):
+def parsed(shape: type[BaseModel], content_type: str, body: bytes) -> BaseModel:
+    """Raises InvalidInput and RequestValidationError."""
+    if "json" not in content_type:
         raise InvalidInput("send the JSON with the header `Content-Type: application/json`; see /docs")
     try:
         try:

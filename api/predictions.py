@@ -241,13 +241,15 @@ async def _named(the: Gateway, model: str, answer: Answer) -> dict[str, Any]:
     names = the.catalogue.known_outputs(model, answer.version, count)
     if names is None:
         names = await anyio.to_thread.run_sync(the.catalogue.find_outputs, model, answer.version, count)
-    best = int(np.argmax(answer.probabilities))
     figures = answer.probabilities.tolist()
+    confidence = max(
+        figures
+    )  # numpy's argmax lets go of the interpreter, and another thread may keep it for long
     return {
         "model": model,
         "version": answer.version,
-        "label": names[best],
-        "confidence": figures[best],
+        "label": names[figures.index(confidence)],
+        "confidence": confidence,
         "probabilities": dict(zip(names, figures, strict=True)),
     }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
@@ -28,20 +28,22 @@ KEPT_OPEN_SECONDS = 75
 MOST_HEAD_BYTES = 65_536
 MOST_DISCARDED_BYTES = 32_000_000  # of a body that nobody wants any more
 
-# Of what has come of a new request: the whole answer when it is to be refused, unread. Past what a service can do, most
-# of its time must not go into saying so.
-Refuse = Callable[[bytes], bytes | None]
+# What a service makes of a new request as it came, before anything reads it: its whole answer, or the work that leads
+# to it; how many bytes more are needed to tell; or None, and it is read as any other. Of a service's busiest request
+# most of the time must not go into reading it, nor, past what can be done, into refusing it.
+Direct = Callable[[bytes], bytes | Coroutine[Any, Any, bytes] | int | None]
+MOST_HELD_BYTES = 262_144  # of a client that sends more before it is answered
 
 _log = telemetry.get_logger("http")
 
 
-def run(app: ASGIApp, *, host: str, port: int, graceful_seconds: int, refuse: Refuse | None = None) -> None:
+def run(app: ASGIApp, *, host: str, port: int, graceful_seconds: int, direct: Direct | None = None) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
     uvicorn.run(
         app,
         host=host,
         port=port,
-        http=protocol(refuse),
+        http=protocol(direct),
         ws="none",
         log_config=None,
         access_log=False,
@@ -52,8 +54,8 @@ def run(app: ASGIApp, *, host: str, port: int, graceful_seconds: int, refuse: Re
     )
 
 
-def protocol(refuse: Refuse | None) -> type[Protocol]:
-    return Protocol if refuse is None else type("Protocol", (Protocol,), {"refuse": staticmethod(refuse)})
+def protocol(direct: Direct | None) -> type[Protocol]:
+    return Protocol if direct is None else type("Protocol", (Protocol,), {"direct": staticmethod(direct)})
 
 
 class Protocol(HttpToolsProtocol):
@@ -65,7 +67,7 @@ class Protocol(HttpToolsProtocol):
     An answer that begins before the request's body is whole is the connection's last: nobody reads the rest.
     """
 
-    refuse: ClassVar[Refuse | None] = None
+    direct: ClassVar[Direct | None] = None
     head_seconds: ClassVar[float] = 10.0
     body_seconds: ClassVar[float] = 60.0  # a photo over a phone's poor line takes some
     linger_seconds: ClassVar[float] = 2.0
@@ -79,6 +81,10 @@ class Protocol(HttpToolsProtocol):
     _head_too_large = False
     _stays_open = False  # once the request under way is answered
     _discarded_bytes = 0
+    _answering: asyncio.Task[None] | None = None  # what was taken directly
+    _held = b""  # what came meanwhile, or is too little yet to tell
+    _closes = False  # once that is answered
+    _needed_bytes = 0  # of `_held`, when it is too little
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joining(transport, self.loop)))
@@ -91,8 +97,18 @@ class Protocol(HttpToolsProtocol):
         if self._joining.is_lingering:
             self._discard(data)
             return
-        if not self._in_message and type(self).refuse is not None and self._is_refused(data):
+        if self._answering is not None:
+            self._hold(data)
             return
+        if not self._in_message and type(self).direct is not None and self._is_idle:
+            if self._needed_bytes:
+                data, self._held = self._held + data, b""
+                if len(data) < self._needed_bytes:
+                    self._held = data
+                    return
+                self._needed_bytes = 0
+            if self._is_taken(data):
+                return
         if self._in_head or not self._in_message:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -124,7 +140,9 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._stays_open = False
-        if self._in_head and self._is_idle:
+        if self._answering is not None:
+            self._closes = True
+        elif self._in_head and self._is_idle:
             self.transport.abort()
         else:
             super().shutdown()
@@ -146,7 +164,7 @@ class Protocol(HttpToolsProtocol):
     @property
     def awaits_more(self) -> bool:
         """Of a request whose head or body is not whole."""
-        return self._in_message
+        return self._in_message or self._needed_bytes > 0
 
     def linger(self) -> None:
         """The last answer is written. Closed at once, the connection would be reset by what still comes, and the answer
@@ -158,7 +176,7 @@ class Protocol(HttpToolsProtocol):
         if now <= self._until:
             return
         if (
-            not self._in_message or self._joining.is_lingering
+            not self.awaits_more or self._joining.is_lingering
         ):  # idle: a browser's connection in advance, for one
             self.transport.close()
         else:
@@ -169,22 +187,56 @@ class Protocol(HttpToolsProtocol):
     def _joining(self) -> Joining:
         return cast(Joining, self.transport)
 
-    def _is_refused(self, data: bytes) -> bool:
-        refusal = type(self).refuse(data) if self._is_idle else None  # type: ignore[misc]
-        if refusal is None:
+    def _is_taken(self, data: bytes) -> bool:
+        made = type(self).direct(data)  # type: ignore[misc]
+        if made is None:
             return False
         if self.flow.write_paused:  # it asks and asks, and does not read what it is told
+            if asyncio.iscoroutine(made):
+                made.close()
             self.transport.abort()
             return True
         self._unset_keepalive_if_required()
-        self._until = self.loop.time() + self.timeout_keep_alive
-        self._joining.write_now(refusal)
+        if isinstance(made, int):
+            self._held, self._needed_bytes = data, len(data) + made
+            self._until = self.loop.time() + self.head_seconds + self.body_seconds
+        elif isinstance(made, bytes):
+            self._until = self.loop.time() + self.timeout_keep_alive
+            self._joining.write_now(made)
+        else:
+            self._until = math.inf
+            self._answering = self.loop.create_task(self._answer(made))
+            self.tasks.add(self._answering)
         return True
+
+    async def _answer(self, work: Coroutine[Any, Any, bytes]) -> None:
+        try:
+            answer = await work
+        finally:
+            assert self._answering is not None
+            self.tasks.discard(self._answering)
+            self._answering = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._joining.write_now(answer)
+        self._until = self.loop.time() + self.timeout_keep_alive
+        if self._closes:
+            self.transport.close()
+        elif self._held:
+            held, self._held = self._held, b""
+            self.flow.resume_reading()
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > MOST_HELD_BYTES:
+            self.flow.pause_reading()
 
     @property
     def _is_idle(self) -> bool:
         """Nothing is answered just now."""
-        return self.cycle is None or self.cycle.response_complete
+        return self._answering is None and (self.cycle is None or self.cycle.response_complete)
 
     def _parsed_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

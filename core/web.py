@@ -15,7 +15,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache, lru_cache
 from ipaddress import ip_address
@@ -129,11 +129,11 @@ def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def serve(app: ASGIApp, port: int, service: str, refuse: http_server.Refuse | None = None) -> None:
+def serve(app: ASGIApp, port: int, service: str, direct: http_server.Direct | None = None) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
     spare_the_collector()
     telemetry.configure(service)
-    http_server.run(app, host=settings().host, port=port, graceful_seconds=10, refuse=refuse)
+    http_server.run(app, host=settings().host, port=port, graceful_seconds=10, direct=direct)
 
 
 class Observed:
@@ -149,11 +149,7 @@ class Observed:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if SANE_REQUEST_ID.fullmatch(given) else str(uuid7())
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
-        telemetry.bind(request_id=request_id)
+        request_id = scope.setdefault("state", {})["request_id"] = begin_request(headers)
         started = time.perf_counter()
         status, answering = 500, False
         body = _Body(receive, settings().max_body_bytes, self._bodies)
@@ -171,33 +167,54 @@ class Observed:
 
         try:
             declared = headers.get(b"content-length", b"")
-            if (refused := _other_sites(scope["method"], headers)) is not None:
-                await _answer(refused)(scope, receive, observed_send)
+            if (refused := other_sites(scope["method"], headers)) is not None:
+                await answer_of(refused)(scope, receive, observed_send)
             elif declared.isdigit() and int(declared) > body.limit_bytes:
-                await _answer(body.too_large())(scope, receive, observed_send)
+                await answer_of(body.too_large())(scope, receive, observed_send)
             else:
                 await self.app(scope, body.receive, observed_send)
         except Exception as exc:
             if answering:  # half an answer cannot be mended: uvicorn logs it and breaks off
                 raise
-            _log.error("unexpected error", exc_info=exc)
-            said = f"something went wrong here; the log has it under request id {request_id}"
-            await _answer(EmendError(said))(scope, receive, observed_send)
+            await unexpected(exc, request_id)(scope, receive, observed_send)
         finally:
             self._bodies.size_bytes -= body.seen_bytes
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
-            telemetry.count_request(self.service, _known_method(scope["method"]), route, status, seconds)
-            if route not in ("/metrics", "/healthz", "/readyz") and (
-                status >= 400 or route not in OFTEN_ASKED or settings().log_level == "debug"
-            ):
-                _log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    milliseconds=round(seconds * 1000, 1),
-                )
+            end_request(self.service, scope, status, time.perf_counter() - started)
+
+
+def begin_request(headers: Mapping[bytes, bytes]) -> str:
+    """Its id, which is on every log line from now on."""
+    request_id = request_id_of(headers)
+    structlog.contextvars.clear_contextvars()
+    telemetry.bind(request_id=request_id)
+    return request_id
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
+    """The client's own if that is a sane one."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if SANE_REQUEST_ID.fullmatch(given) else str(uuid7())
+
+
+def end_request(service: str, scope: Scope, status: int, seconds: float) -> None:
+    """Counts it, and has a line in the log for it."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    telemetry.count_request(service, _known_method(scope["method"]), route, status, seconds)
+    if route not in ("/metrics", "/healthz", "/readyz") and (
+        status >= 400 or route not in OFTEN_ASKED or settings().log_level == "debug"
+    ):
+        _log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+def unexpected(exc: Exception, request_id: str) -> JSONResponse:
+    _log.error("unexpected error", exc_info=exc)
+    return answer_of(EmendError(f"something went wrong here; the log has it under request id {request_id}"))
 
 
 class _Bodies:
@@ -240,7 +257,7 @@ class _Body:
         )
 
 
-def _other_sites(method: str, headers: dict[bytes, bytes]) -> Forbidden | None:
+def other_sites(method: str, headers: Mapping[bytes, bytes]) -> Forbidden | None:
     """There is no sign-in, so whether a browser asks for another site's page is told by the headers it adds.
 
     Such a page may not change anything, nor may it ask for anything under a name of its own that it points at
@@ -289,7 +306,7 @@ def _known_method(method: str) -> str:
     return method if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
 
 
-def _answer(error: EmendError) -> JSONResponse:
+def answer_of(error: EmendError) -> JSONResponse:
     headers = {}
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
@@ -300,7 +317,7 @@ async def emend_error(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, EmendError)
     if exc.status >= 500:
         _log.warning("refused", code=exc.code, reason=exc.message)
-    return _answer(exc)
+    return answer_of(exc)
 
 
 async def validation_error(request: Request, exc: Exception) -> JSONResponse:
@@ -313,20 +330,20 @@ async def validation_error(request: Request, exc: Exception) -> JSONResponse:
         if part not in ("body", "query", "path", "header")
     ]
     if first["type"] == "json_invalid":
-        return _answer(InvalidInput("request body is not valid JSON; see /docs for an example"))
+        return answer_of(InvalidInput("request body is not valid JSON; see /docs for an example"))
     if first["type"] == "model_attributes_type" and "json" not in request.headers.get("content-type", ""):
-        return _answer(
+        return answer_of(
             InvalidInput("send the JSON with the header `Content-Type: application/json`; see /docs")
         )
     field = ".".join(where) or None
-    return _answer(InvalidInput(f"{told(field or 'the request body', first)}; see /docs", field=field))
+    return answer_of(InvalidInput(f"{told(field or 'the request body', first)}; see /docs", field=field))
 
 
 async def _http_error(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if isinstance(exc.__cause__, EmendError):  # FastAPI wraps what reading the body raised
-        return _answer(exc.__cause__)
+        return answer_of(exc.__cause__)
     if exc.status_code == 404:
-        return _answer(NotFound("there is nothing at this address; see /docs"))
+        return answer_of(NotFound("there is nothing at this address; see /docs"))
     body = {"error": {"code": f"http_{exc.status_code}", "message": str(exc.detail)[:300]}}
     return JSONResponse(body, status_code=exc.status_code, headers=dict(exc.headers or {}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -287,6 +288,130 @@ def test_who_never_reads_refusals_is_cut_off() -> None:
 
 def test_one_servers_refusals_are_not_anothers() -> None:
     refusing = http_server.protocol(lambda _: REFUSED)
-    assert refusing.refuse is not None
-    assert Protocol.refuse is None
+    assert refusing.direct is not None
+    assert Protocol.direct is None
     assert http_server.protocol(None) is Protocol
+
+
+class Desk:
+    """Takes POSTs of a known length as they come, and answers them when the test says so."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.open = asyncio.Event()
+
+    def __call__(self, data: bytes) -> Coroutine[Any, Any, bytes] | int | None:
+        head, gap, body = data.partition(b"\r\n\r\n")
+        if not gap or not head.startswith(b"POST /direct"):
+            return None
+        missing = int(head.rpartition(b" ")[2]) - len(body)
+        if missing < 0:
+            return None
+        return missing or self._answer(body)
+
+    async def _answer(self, body: bytes) -> bytes:
+        self.taken.append(body)
+        await self.open.wait()
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def direct(body: bytes) -> bytes:
+    return b"POST /direct HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def test_what_is_taken_directly_is_answered_in_order_with_all_else() -> None:
+    desk = Desk()
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(direct(b"one"))
+        await until(lambda: desk.taken == [b"one"])
+        writer.write(GET)
+        await writer.drain()
+        writer.write(direct(b"read as any other, behind one that is"))
+        desk.open.set()
+        for expected in (b"one", b"0", b"37"):
+            assert (await answer_of(reader))[1] == expected
+        writer.write(direct(b"three") + direct(b"four"))
+        assert [(await answer_of(reader))[1] for _ in range(2)] == [b"5", b"4"]
+        writer.write(direct(b"two"))
+        assert (await answer_of(reader))[1] == b"two"
+
+    played(scene, http_server.protocol(desk))
+
+
+def test_what_comes_in_pieces_is_taken_when_it_is_whole() -> None:
+    desk = Desk()
+    desk.open.set()
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        for size in (1, 2, 5):
+            sent = direct(bytes(range(65, 91)))
+            head = sent.index(b"\r\n\r\n") + 4
+            writer.write(sent[:head])
+            for place in range(head, len(sent), size):
+                await writer.drain()
+                await asyncio.sleep(0.001)
+                writer.write(sent[place : place + size])
+            assert (await answer_of(reader))[1] == bytes(range(65, 91))
+        assert len(desk.taken) == 3
+
+    played(scene, http_server.protocol(desk))
+
+
+def test_who_does_not_send_the_rest_in_time_is_cut_off() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(direct(b"whole")[:-1])
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+    made = http_server.protocol(Desk())
+    made.head_seconds = made.body_seconds = 0.1
+    made.look_seconds = 0.02
+    with capture_logs() as logs:
+        played(scene, made)
+    assert [line["event"] for line in logs].count("cut off") == 1
+
+
+def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_with_it() -> None:
+    desk = Desk()
+
+    async def play() -> None:
+        async with served(http_server.protocol(desk)) as connect:
+            reader, writer = await connect()
+            writer.write(direct(b"one"))
+            await until(lambda: desk.taken == [b"one"])
+            for connection in list(connections()):
+                connection.shutdown()
+            desk.open.set()
+            assert (await answer_of(reader))[1] == b"one"
+            assert await reader.read() == b""
+
+    def connections() -> set[Any]:
+        return {each for each in gc.get_objects() if isinstance(each, Protocol) and each._answering}
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_who_went_away_leaves_nothing_behind() -> None:
+    desk = Desk()
+
+    async def scene(connect: Connect) -> None:
+        _, writer = await connect()
+        writer.write(direct(b"one"))
+        await until(lambda: desk.taken == [b"one"])
+        writer.close()
+        await writer.wait_closed()
+        desk.open.set()
+        reader, writer = await connect()
+        writer.write(direct(b"two"))
+        assert (await answer_of(reader))[1] == b"two"
+
+    played(scene, http_server.protocol(desk))
