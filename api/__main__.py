@@ -12,9 +12,9 @@ from core.settings import settings
 
 def main() -> None:
     start.begin("gateway")
-    shortcut = Shortcut(create_app(), predictions.lean, "gateway")
-    refuse = refusing(lambda: shortcut.others, settings().default_model)
-    web.serve(shortcut, settings().api_port, "gateway", refuse)
+    app = create_app()
+    refuse = refusing(lambda: app.state.gateway.batcher, settings().default_model)
+    web.serve(Shortcut(app, predictions.lean, "gateway"), settings().api_port, "gateway", refuse)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from core.database import session
 from core.errors import EmendError
 from core.settings import settings
 
-DATABASE_THREADS = 8  # with the catalogue's and the history's they stay within the pool's ten connections
+# With the catalogue's, the history's and the trials' they stay within the pool's ten connections.
+DATABASE_THREADS = 7
 READY_SECONDS = 3.0
 
 health = APIRouter(tags=["health"])
@@ -51,7 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
     here = settings()
     model_servers = ModelServers(here.model_server_urls, here.default_model)
-    batcher = Batcher(partial(model_servers.probabilities, for_trial=True))
+    batcher = Batcher(partial(model_servers.probabilities, for_trial=True), len(model_servers.servers))
     state = Gateway(
         catalogue=Catalogue(),
         model_servers=model_servers,

@@ -1,9 +1,8 @@
-"""Micro-batching: requests that come while the model server is busy go to it together in the next call.
+"""Micro-batching: requests that come while the model servers are busy go to one of them together in the next call.
 
-Nothing waits for a timer: a lone request is sent at once, and the batch grows by itself with the load.
-Measured with a network of 280,000 weights, every process on the same 2 busy cores, 32 clients at once: 720 to
-870 answers a second (p50 35 ms) against 245 to 285 (p50 125 ms) with one image a call. Two calls under way at
-a time were no better than one.
+Nothing waits for a timer: a lone request is sent at once, and the batch grows by itself with the load. As many calls
+are under way as there are model servers; two at a time were no better than one for a single server. The images of a
+request stay together: a call is answered by one version. What batching brings is in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,14 @@ from api import metrics
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import Unavailable
+from core.errors import EmendError, Unavailable
 
-MOST_IMAGES = 64
-MOST_BYTES = 3_000_000  # the model server takes 5 MiB
-# Of images, for one version of a model: as many as are answered in about 30 ms. Past them a request is refused at once,
-# so that those that are answered are answered soon. One request may bring more than are left.
+MOST_IMAGES_A_CALL = 64
+MOST_BYTES = 3_000_000  # of a call; the model server takes 5 MiB
+# Of a model's images, beyond those in the calls under way: as many as are answered in about 30 ms. Past them a request
+# is refused at once, so that those that are answered are answered soon.
 MOST_WAITING = 96
+MOST_REPLAYS = 16  # requests for versions that are not live; a model server takes as many
 SUM_TOLERANCE = 1e-3
 
 Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
@@ -56,10 +57,45 @@ class Answer:
             )
 
 
+class Places:
+    """How much may be under way at once, and what is: `with places.taken(3): …`."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.in_use = 0
+
+    def has(self, count: int) -> bool:
+        """One request always has room when it is alone, whatever it brings."""
+        return self.in_use + count <= self.most or self.in_use == 0
+
+    def taken(self, count: int) -> Taken:
+        self.in_use += count
+        return Taken(self, count)
+
+
+class Taken:
+    __slots__ = ("_count", "_places")
+
+    def __init__(self, places: Places, count: int) -> None:
+        self._places = places
+        self._count = count
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._places.in_use -= self._count
+
+
 @dataclass(frozen=True)
 class _Waiting:
-    pixels: NDArray[np.uint8]
-    future: asyncio.Future[Answer]
+    """What is answered together: a request's images, of one shape."""
+
+    images: Sequence[NDArray[np.uint8]]
+    size_bytes: int
+    future: asyncio.Future[list[Answer]]
     request_id: str | None
 
 
@@ -68,60 +104,130 @@ class _Lane:
     """What waits for one version of a model."""
 
     waiting: deque[_Waiting] = field(default_factory=deque)
-    busy: bool = False  # not `task.done()`: a task that has seen nothing waiting is done only a moment later
-    task: asyncio.Task[None] | None = None  # held here because the loop holds it only weakly
+    images: int = 0  # in `waiting`
+    # Counted apart: a task that has seen nothing waiting is done only a moment later.
+    draining: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # the loop holds them only weakly
 
 
 class Batcher:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. calls_at_once: for each version of a model; one for each model server."""
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Score, calls_at_once: int = 1) -> None:
+        self.most_admitted = MOST_WAITING + calls_at_once * MOST_IMAGES_A_CALL
         self._score = score
+        self._calls_at_once = calls_at_once
         self._lanes: dict[tuple[str, int | None], _Lane] = {}
+        self._admitted: dict[str, Places] = {}
+        self._replays = Places(MOST_REPLAYS)
 
-    def admit(self, model: str) -> None:
-        """Before a request's images are decoded. Raises TooBusy when enough wait."""
-        lane = self._lanes.get((model, None))
-        if lane is not None and len(lane.waiting) >= MOST_WAITING:
+    def admitted(self, model: str) -> int:
+        """Images of people's requests that are decoded, wait or are asked about."""
+        places = self._admitted.get(model)
+        return 0 if places is None else places.in_use
+
+    def admit(self, model: str, images: int) -> Taken:
+        """For a request's images, from before they are decoded until they are answered: `with batcher.admit(…): …`.
+
+        Whichever version answers in the end. Raises TooBusy when there are enough.
+        """
+        places = self._admitted.get(model)
+        if places is None:
+            places = self._admitted[model] = Places(self.most_admitted)
+        if not places.has(images):
             metrics.REFUSED.labels(model).inc()
             raise refusal(model)
+        return places.taken(images)
 
-    async def answer(self, model: str, pixels: NDArray[np.uint8], version: int | None = None) -> Answer:
-        """One image, of the live version or another. Raises what the model server's client raises."""
-        lane = self._lanes.setdefault((model, version), _Lane())
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        lane.waiting.append(_Waiting(pixels, future, telemetry.request_id()))
-        if not lane.busy:
-            lane.busy = True
-            lane.task = asyncio.create_task(self._drain(model, version, lane))
+    def admit_replay(self, model: str) -> Taken:
+        """As `admit`, for a request that names its version."""
+        if not self._replays.has(1):
+            metrics.REFUSED.labels(model).inc()
+            raise TooBusy(
+                f"{MOST_REPLAYS} requests for versions that are not live are under way; try again in a moment"
+            )
+        return self._replays.taken(1)
+
+    def is_busy(self, model: str, version: int | None = None) -> bool:
+        """Whether half of what may wait for it does."""
+        lane = self._lanes.get((model, version))
+        return lane is not None and lane.images > MOST_WAITING // 2
+
+    async def answer(
+        self, model: str, images: Sequence[NDArray[np.uint8]], version: int | None = None
+    ) -> list[Answer]:
+        """A request's images, all by one version: the live one or another. Raises what the model server's client
+        raises, and Unavailable when the live version changed in between and no other answers for all of them."""
+        parts = _parts(images)
+        if len(parts) == 1:
+            return await self._queued(model, parts[0], version)
+        answers = await asyncio.gather(*(self._queued(model, part, version) for part in parts))
+        last = answers[-1][0].version
+        for place, part in enumerate(parts):
+            if answers[place][0].version != last:
+                answers[place] = await self._asked_again(model, part, last)
+        return [answer for answers_of_part in answers for answer in answers_of_part]
+
+    async def _asked_again(
+        self, model: str, images: Sequence[NDArray[np.uint8]], version: int | None
+    ) -> list[Answer]:
+        """By its number, because the rest of the request was answered by it."""
+        changed = Unavailable(f"the version of '{model}' changed while it answered; try again in a moment")
+        if version is None:  # of a server that does not say
+            raise changed
+        try:
+            answers = await self._queued(model, images, version)
+        except EmendError as exc:
+            raise changed from exc
+        if answers[0].version != version:
+            raise changed
+        return answers
+
+    async def _queued(
+        self, model: str, images: Sequence[NDArray[np.uint8]], version: int | None
+    ) -> list[Answer]:
+        lane = self._lanes.get((model, version))
+        if lane is None:
+            lane = self._lanes[model, version] = _Lane()
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        size_bytes = len(images) * images[0].nbytes
+        lane.waiting.append(_Waiting(images, size_bytes, future, telemetry.request_id()))
+        lane.images += len(images)
+        if lane.draining < self._calls_at_once:
+            lane.draining += 1
+            task = asyncio.create_task(self._drain(model, version, lane))
+            lane.tasks.add(task)
+            task.add_done_callback(lane.tasks.discard)
         return await future
 
     async def _drain(self, model: str, version: int | None, lane: _Lane) -> None:
         try:
-            while batch := _next_batch(lane.waiting):
+            while batch := _next_batch(lane):
                 await self._send(model, version, batch)
         finally:
-            lane.busy = False
-            if version is not None:  # versions come and go
+            lane.draining -= 1
+            if version is not None and lane.draining == 0:  # versions come and go
                 self._lanes.pop((model, version), None)
 
     async def _send(self, model: str, version: int | None, batch: list[_Waiting]) -> None:
         # In this task only; unbound, every call would carry the id of whoever found the lane idle.
         telemetry.bind(request_id=",".join(each.request_id for each in batch if each.request_id) or None)
-        futures = [each.future for each in batch]
-        metrics.BATCH_IMAGES.labels(model).observe(len(batch))
+        pixels = np.stack([image for each in batch for image in each.images])
+        metrics.BATCH_IMAGES.labels(model).observe(len(pixels))
         started = time.perf_counter()
         try:
-            answers = await self._score(model, np.stack([each.pixels for each in batch]), version)
+            answers = answers_of(await self._score(model, pixels, version))
         except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
-            for future in futures:
-                if not future.done():
-                    future.set_exception(exc)
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(exc)
             return
         metrics.UPSTREAM_SECONDS.labels(model).observe(time.perf_counter() - started)
-        for answer, future in zip(answers_of(answers), futures, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        place = 0
+        for each in batch:
+            if not each.future.done():
+                each.future.set_result(answers[place : place + len(each.images)])
+            place += len(each.images)
 
 
 def answers_of(answers: Answers) -> list[Answer]:
@@ -134,20 +240,33 @@ def answers_of(answers: Answers) -> list[Answer]:
 
 def refusal(model: str) -> TooBusy:
     """What a request is told that comes when enough wait."""
-    return TooBusy(f"{MOST_WAITING} images or more wait for '{model}' already; try again in a moment")
+    return TooBusy(
+        f"as many images as can be answered soon wait for '{model}' already; try again in a moment"
+    )
 
 
-def _next_batch(waiting: deque[_Waiting]) -> list[_Waiting]:
-    """As many as one call takes, without those whose client went away."""
+def _parts(images: Sequence[NDArray[np.uint8]]) -> list[Sequence[NDArray[np.uint8]]]:
+    """One, unless it is more than a call takes."""
+    most = min(MOST_IMAGES_A_CALL, max(1, MOST_BYTES // images[0].nbytes))
+    return [images[start : start + most] for start in range(0, len(images), most)]
+
+
+def _next_batch(lane: _Lane) -> list[_Waiting]:
+    """As many as one call takes, of one shape, without those whose client went away."""
     batch: list[_Waiting] = []
-    size_bytes = 0
-    while (
-        waiting
-        and len(batch) < MOST_IMAGES
-        and (not batch or size_bytes + waiting[0].pixels.nbytes <= MOST_BYTES)
-    ):
-        each = waiting.popleft()
+    count = size_bytes = 0
+    while lane.waiting:
+        each = lane.waiting[0]
         if not each.future.done():
+            if batch and (
+                count + len(each.images) > MOST_IMAGES_A_CALL
+                or size_bytes + each.size_bytes > MOST_BYTES
+                or each.images[0].shape != batch[0].images[0].shape  # the model's input changed
+            ):
+                break
             batch.append(each)
-            size_bytes += each.pixels.nbytes
+            count += len(each.images)
+            size_bytes += each.size_bytes
+        lane.waiting.popleft()
+        lane.images -= len(each.images)
     return batch

@@ -20,6 +20,7 @@ from uuid import UUID
 import orjson
 from psycopg2 import Binary
 from sqlalchemy import ColumnElement, select, text
+from sqlalchemy.dialects import postgresql
 from uuid_utils.compat import uuid7
 
 from api import metrics
@@ -30,7 +31,8 @@ from core.images import Pixels, encode_png
 from core.settings import settings
 
 MOST_BUFFERED = 10_000
-MOST_BUFFERED_BYTES = 100_000_000  # of pixels: those of a large input fill the memory sooner
+MOST_BUFFERED_BYTES = 100_000_000  # a large input's pixels, or many categories, fill the memory sooner
+CATEGORY_BYTES = 100  # of a probability and its place in the dictionary, about
 MOST_PER_WRITE = 128  # a statement is put together in one go, while nobody else can do anything
 FLUSH_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
@@ -54,6 +56,11 @@ class Recorded:
     filename: str | None
     actor: str | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Of what grows, roughly."""
+        return self.pixels.nbytes + CATEGORY_BYTES * len(self.probabilities)
+
 
 class History:
     """The buffer and its writer. Threads may share it."""
@@ -61,7 +68,7 @@ class History:
     def __init__(self, most_buffered: int = MOST_BUFFERED) -> None:
         self._most_buffered = most_buffered
         self._buffer: OrderedDict[UUID, Recorded] = OrderedDict()
-        self._pixel_bytes = 0
+        self._size_bytes = 0
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._partitions: set[date] = set()
@@ -80,10 +87,10 @@ class History:
     def record(self, prediction: Recorded) -> None:
         with self._changing:
             self._buffer[prediction.id] = prediction
-            self._pixel_bytes += prediction.pixels.nbytes
-            while len(self._buffer) > self._most_buffered or self._pixel_bytes > MOST_BUFFERED_BYTES:
+            self._size_bytes += prediction.size_bytes
+            while len(self._buffer) > self._most_buffered or self._size_bytes > MOST_BUFFERED_BYTES:
                 _, oldest = self._buffer.popitem(last=False)
-                self._pixel_bytes -= oldest.pixels.nbytes
+                self._size_bytes -= oldest.size_bytes
                 metrics.HISTORY_DROPPED.inc()
             metrics.HISTORY_WAITING.set(len(self._buffer))
 
@@ -104,7 +111,7 @@ class History:
         with self._changing:
             for prediction in batch:
                 if self._buffer.pop(prediction.id, None) is not None:
-                    self._pixel_bytes -= prediction.pixels.nbytes
+                    self._size_bytes -= prediction.size_bytes
             metrics.HISTORY_WAITING.set(len(self._buffer))
         return len(batch)
 
@@ -245,17 +252,8 @@ def page(
 
 # Column by column: SQLAlchemy's row by row takes three times as long, of the thread that answers.
 _TYPES = {
-    "id": "uuid",
-    "created_at": "timestamptz",
-    "model": "text",
-    "version": "integer",
-    "label": "text",
-    "confidence": "double precision",
-    "probabilities": "jsonb",
-    "image_sha256": "text",
-    "pixels": "bytea",
-    "filename": "text",
-    "actor": "text",
+    column.name: column.type.compile(postgresql.dialect())  # type: ignore[no-untyped-call]
+    for column in Prediction.__table__.columns
 }
 _INSERT = (
     f"insert into predictions ({', '.join(_TYPES)}) "

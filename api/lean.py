@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core import web
@@ -32,7 +33,11 @@ class LeanRoute(APIRoute):
         async def handle(request: Request) -> Response:
             if request.scope["query_string"]:
                 await web.only_known_query(request)
-            body = _parsed(shape, request, await request.body())
+            try:
+                content = await request.body()
+            except ClientDisconnect as exc:  # by itself, or cut off because it was too slow
+                raise InvalidInput("the client went away before its body was whole") from exc
+            body = _parsed(shape, request, content)
             return await endpoint(body, request, request.app.state.gateway)
 
         return handle
@@ -42,7 +47,6 @@ class Shortcut:
     """ASGI application: the routes of `lean` by themselves, all else by `app`."""
 
     def __init__(self, app: FastAPI, lean: APIRouter, service: str) -> None:
-        self.others = 0  # under way in `app`
         self._app = app
         self._handlers = {
             (method, route.path): (route, web.Observed(_answering(route), service))
@@ -54,11 +58,7 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._handlers.get((scope.get("method", ""), scope.get("path", "")))
         if found is None:
-            self.others += 1
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self.others -= 1
+            await self._app(scope, receive, send)
             return
         route, handler = found
         scope["app"], scope["route"] = self._app, route

@@ -143,6 +143,8 @@ def _bounded(champion: int | None, outputs: Mapping[int, Sequence[str]]) -> _Kno
 
 def _begin_at_zero(model: str, known: _Known) -> None:
     """A series that appears with its first event looks to Prometheus as if that event had always been there."""
+    for counter in (RETRIES, REFUSED, CANARIES_FAILED):
+        counter.labels(model)
     if known.champion is None:
         return
     version = str(known.champion)

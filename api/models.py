@@ -114,8 +114,8 @@ def shadow(name: Name, body: TrialRequest, request: Request, the: The) -> dict[s
     responses=errors(400, 404, 409, 503),
 )
 def canary(name: Name, body: TrialRequest, request: Request, the: The) -> dict[str, Any]:
-    """The live version is asked about the same images, behind the answers. It goes back by itself when it fails, or is
-    slow, far more than the live one; else it is ended by a rollback or a promotion.
+    """The live version is asked about the same images, behind the answers. The canary goes back by itself when it fails
+    far more often or is far slower than the live one; else it is ended by a rollback or a promotion.
     """
     return _start_trial(name, body, TrialKind.canary, requester(request, the))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -31,7 +30,7 @@ from api.schemas import (
 )
 from core.database import Prediction
 from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
-from core.images import Decoded, InputSpec, decodes_at_once, encode_png, from_bytes, from_file
+from core.images import Decoded, InputSpec, decode_at_once, encode_png, from_bytes, from_file
 
 router = APIRouter(tags=["predictions"])
 lean = APIRouter(tags=["predictions"], route_class=LeanRoute)
@@ -54,9 +53,15 @@ async def invocations(body: InvocationRequest, request: Request, the: The) -> Re
     """
     texts = _texts(body)
     model = await the.model(body.model)
-    if body.version is None:
-        the.batcher.admit(model.name)
-    actor = the.actors.known_by_now(request)
+    batcher = the.batcher
+    with batcher.admit_replay(model.name) if body.version else batcher.admit(model.name, len(texts)):
+        answers = await _answers(the, model, texts, body, the.actors.known_by_now(request))
+    return json_answer(answers[0] if body.images is None else {"predictions": answers})
+
+
+async def _answers(
+    the: Gateway, model: KnownModel, texts: Sequence[str], body: InvocationRequest, actor: str | None
+) -> list[dict[str, Any]]:
     fields = ["image"] if body.images is None else [f"images.{index}" for index in range(len(texts))]
     if body.version is not None and body.version in model.removed:
         raise NotFound(
@@ -64,15 +69,13 @@ async def invocations(body: InvocationRequest, request: Request, the: The) -> Re
             field="version",
         )
     data = [decode_base64(text, field) for text, field in zip(texts, fields, strict=True)]
-    if all(decodes_at_once(each, model.spec) for each in data):
+    if decode_at_once(data, model.spec):
         decoded = _decode_all(data, fields, model.spec)
     else:
         decoded = await anyio.to_thread.run_sync(_decode_all, data, fields, model.spec, limiter=the.decoding)
     if body.version is not None:
-        answers = await _replay(the, model, decoded, body.version)
-    else:
-        answers = await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
-    return json_answer(answers[0] if body.images is None else {"predictions": answers})
+        return await _replay(the, model, decoded, body.version)
+    return await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
 
 
 @router.post(
@@ -89,16 +92,16 @@ async def predict(
 ) -> Response:
     """Upload one file as `multipart/form-data`; the answer is that of /invocations/."""
     known = await the.model(model)
-    the.batcher.admit(known.name)
-    actor = the.actors.known_by_now(request)
-    data = await file.read()
-    if not data:
-        raise InvalidImage("the file is empty; send a PNG, JPEG or WebP image", field="file")
-    decoded = await anyio.to_thread.run_sync(
-        _decode, from_file, data, known.spec, "file", limiter=the.decoding
-    )
-    filename = _plain_filename(file.filename)
-    answers = await _predict(the, known, [decoded], draft=False, filename=filename, actor=actor)
+    with the.batcher.admit(known.name, 1):
+        actor = the.actors.known_by_now(request)
+        data = await file.read()
+        if not data:
+            raise InvalidImage("the file is empty; send a PNG, JPEG or WebP image", field="file")
+        decoded = await anyio.to_thread.run_sync(
+            _decode, from_file, data, known.spec, "file", limiter=the.decoding
+        )
+        filename = _plain_filename(file.filename)
+        answers = await _predict(the, known, [decoded], draft=False, filename=filename, actor=actor)
     return json_answer(answers[0])
 
 
@@ -187,12 +190,7 @@ async def _predict(
 ) -> list[dict[str, Any]]:
     """All or nothing: one bad answer refuses the request, and nothing of it is recorded."""
     trial = None if draft else model.trial
-    if len(decoded) == 1:
-        answers = [await the.trials.answer(trial, model.name, decoded[0], model.outputs)]
-    else:
-        answers = await asyncio.gather(
-            *(the.trials.answer(trial, model.name, each, model.outputs) for each in decoded)
-        )
+    answers = await the.trials.answer(trial, model.name, decoded, model.outputs)
     for answer in answers:
         answer.check()
     named = [await _named(the, model.name, answer) for answer in answers]

@@ -524,10 +524,24 @@ class TrialRequest(_Request):
     model_config = _example({"version": 7, "percent": 10, "reason": "is it as good on this week's photos?"})
 
     version: int = Field(ge=1, lt=2**31, description="Any version that is still there, but the live one.")
-    percent: int = Field(
-        10, ge=1, le=100, description="Of the images, by their names: the same image meets the same version."
+    percent: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Share of the images; the same image always meets the same version. Null: 10 for a canary, 100 for "
+        "a shadow.",
     )
     reason: Text = Field("asked for over HTTP", min_length=1, max_length=500)
+
+
+class LatestAnswer(_Answer):
+    """Of the last 1,000 to 2,000 images: what a canary's bounds are judged by."""
+
+    images: int
+    errors: int
+    champion_errors: int
+    p95_ms: float | None
+    champion_p95_ms: float | None
 
 
 class TrialAnswer(_Answer):
@@ -554,6 +568,13 @@ class TrialAnswer(_Answer):
             "p95_ms": 8.0,
             "champion_p50_ms": 3.0,
             "champion_p95_ms": 6.0,
+            "latest": {
+                "images": 1200,
+                "errors": 0,
+                "champion_errors": 0,
+                "p95_ms": 8.0,
+                "champion_p95_ms": 6.0,
+            },
         }
     )
 
@@ -570,7 +591,9 @@ class TrialAnswer(_Answer):
     outcome: Literal["promoted", "ended", "failed"] | None = Field(description="Null while it is under way.")
     ended_because: str | None
     images: int = Field(description="That both versions were asked about.")
-    agreement: float | None = Field(description="Share of them that both named alike, 0..1.")
+    agreement: float | None = Field(
+        description="Share that both named alike of those that both answered, 0..1."
+    )
     errors: int = Field(description="Of its answers that did not come, or were none.")
     champion_errors: int
     skipped: int = Field(description="Images that were not compared because there was too much to do.")
@@ -578,6 +601,7 @@ class TrialAnswer(_Answer):
     p95_ms: float | None
     champion_p50_ms: float | None
     champion_p95_ms: float | None
+    latest: LatestAnswer
 
 
 class TrialsAnswer(_Answer):

@@ -1,8 +1,10 @@
 """The gateway's part in a trial: who is asked about an image, and what the two versions answered.
 
 A shadow is asked about copies of images, a canary answers its share of them; which images, their names decide, so that
-the same image always meets the same version. Either way the other version is asked too, behind the answer, and the two
-are compared: what is counted is of the same images. When there is too much to do, comparisons are skipped and counted.
+the same image always meets the same version. Several images of one request go together, by the name of the first: one
+request is answered by one version. Either way the other version is asked too, behind the answer, and the two are
+compared: what is counted is of the same images. When there is too much to do, comparisons are skipped and counted, long
+before people would be refused.
 
 An error is what the version itself did: no probabilities, checks that it does not pass, files that are gone. When a
 server is away, or has to fetch the version first, the champion answers and nothing is compared. A version that is late
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +32,9 @@ from core.images import Decoded
 
 CANARY_SECONDS = 3.0  # then the champion answers
 AT_ONCE_SECONDS = 0.5  # when the champion does meanwhile, the server is not what is slow
-ALL_BEHIND_SECONDS = (
-    30.0  # after that happened nobody waits for the canary, which is asked behind the champion's answer
-)
-MOST_COMPARISONS = 256  # under way at once
+# After a canary was late nobody waits for it, and it is asked behind the champion's answer.
+ALL_BEHIND_SECONDS = 30.0
+MOST_COMPARISONS = 32  # images under way at once; one request alone may bring more
 FLUSH_SECONDS = 1.0
 
 log = telemetry.get_logger("trials")
@@ -55,9 +56,9 @@ class OpenTrial:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What became of a question: an answer, or why there is none."""
+    """What became of a question: an answer for each image, or why there is none."""
 
-    answer: Answer | None
+    answers: list[Answer] | None
     failed: EmendError | None
     milliseconds: float
 
@@ -67,9 +68,23 @@ class _Asked:
         return self.failed is not None and not isinstance(self.failed, _ITS_OWN)
 
     @property
-    def latency_ms(self) -> float | None:
-        """None for an error of the version's."""
-        return None if isinstance(self.failed, _ITS_OWN) else self.milliseconds
+    def is_whole(self) -> bool:
+        return self.answers is not None and all(answer.is_distribution for answer in self.answers)
+
+    def latency_ms(self, place: int) -> float | None:
+        """Of one image. None for an error of the version's."""
+        is_error = isinstance(self.failed, _ITS_OWN) or (
+            self.answers is not None and not self.answers[place].is_distribution
+        )
+        return None if is_error else self.milliseconds
+
+    def label(self, place: int, names: Mapping[int, tuple[str, ...]]) -> str | int | None:
+        """By name where it is known: two versions may have their categories in other places. None without an answer."""
+        if self.answers is None or not self.answers[place].is_distribution:
+            return None
+        best = int(np.argmax(self.answers[place].probabilities))
+        known = names.get(self.answers[place].version or 0)
+        return known[best] if known is not None and len(known) > best else best
 
 
 _ITS_OWN = (BadAnswer, Conflict, NotFound)
@@ -81,6 +96,7 @@ class Trials:
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
         self._comparing: set[asyncio.Task[None]] = set()
+        self._comparing_images = 0
         self._counted: dict[int, trials.Counted] = {}
         self._ended: set[int] = set()  # by this gateway; the catalogue knows a moment later
         self._all_behind: dict[int, float] = {}  # until when
@@ -96,43 +112,51 @@ class Trials:
         self._thread.join(timeout=5)
 
     async def answer(
-        self, trial: OpenTrial | None, model: str, image: Decoded, names: Mapping[int, tuple[str, ...]]
-    ) -> Answer:
-        """Of the live version or the trial's. names: of each version's outputs."""
-        if trial is None or trial.id in self._ended or not trial.has(image.sha256):
-            return await self._batcher.answer(model, image.pixels)
-        if trial.kind is TrialKind.canary and time.monotonic() >= self._all_behind.get(trial.id, 0.0):
-            own = await self._ask_soon(trial, model, image.pixels)
-            if own.answer is not None:
-                self._compare(trial, model, image.pixels, names, own=own)
-                return own.answer
-            assert own.failed is not None
-            log.warning(
-                "canary did not answer", model=model, version=trial.version, reason=own.failed.message
-            )
-            champion = await self._ask(model, image.pixels)
-            self._count(trial, own, champion, names)
+        self,
+        trial: OpenTrial | None,
+        model: str,
+        images: Sequence[Decoded],
+        names: Mapping[int, tuple[str, ...]],
+    ) -> list[Answer]:
+        """Of a request's images, all by the live version or all by the trial's. names: of each version's outputs."""
+        pixels = [image.pixels for image in images]
+        if trial is None or trial.id in self._ended or not trial.has(images[0].sha256):
+            return await self._batcher.answer(model, pixels)
+        is_canary = trial.kind is TrialKind.canary
+        if is_canary and self._batcher.is_busy(model, trial.version):
+            self._skip(trial, len(pixels))  # slower than what it gets; people do not wait for it
+            return await self._batcher.answer(model, pixels)
+        if is_canary and time.monotonic() >= self._all_behind.get(trial.id, 0.0):
+            own = await self._ask_soon(trial, model, pixels)
+            if own.is_whole:
+                assert own.answers is not None
+                self._compare(trial, model, pixels, names, own=own)
+                return own.answers
+            reason = "no probabilities" if own.failed is None else own.failed.message
+            log.warning("canary did not answer", model=model, version=trial.version, reason=reason)
+            champion = await self._ask(model, pixels)
+            self._count(trial, len(pixels), own, champion, names)
         else:
-            champion = await self._ask(model, image.pixels)
+            champion = await self._ask(model, pixels)
             if not champion.is_away:
-                self._compare(trial, model, image.pixels, names, champion=champion)
-        if champion.answer is None:
+                self._compare(trial, model, pixels, names, champion=champion)
+        if champion.answers is None:
             assert champion.failed is not None
             raise champion.failed
-        return champion.answer
+        return champion.answers
 
-    async def _ask(self, model: str, pixels: NDArray[np.uint8], version: int | None = None) -> _Asked:
+    async def _ask(
+        self, model: str, pixels: Sequence[NDArray[np.uint8]], version: int | None = None
+    ) -> _Asked:
         started = time.perf_counter()
-        answer, failed = None, None
+        answers, failed = None, None
         try:
-            given = await self._batcher.answer(model, pixels, version)
-            given.check()
-            answer = given
+            answers = await self._batcher.answer(model, pixels, version)
         except EmendError as exc:
             failed = exc
-        return _Asked(answer, failed, 1000 * (time.perf_counter() - started))
+        return _Asked(answers, failed, 1000 * (time.perf_counter() - started))
 
-    async def _ask_soon(self, trial: OpenTrial, model: str, pixels: NDArray[np.uint8]) -> _Asked:
+    async def _ask_soon(self, trial: OpenTrial, model: str, pixels: Sequence[NDArray[np.uint8]]) -> _Asked:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(CANARY_SECONDS):
@@ -146,48 +170,59 @@ class Trials:
         self,
         trial: OpenTrial,
         model: str,
-        pixels: NDArray[np.uint8],
+        pixels: Sequence[NDArray[np.uint8]],
         names: Mapping[int, tuple[str, ...]],
         *,
         own: _Asked | None = None,
         champion: _Asked | None = None,
     ) -> None:
         """Asks the other version behind the one that has answered."""
-        if len(self._comparing) >= MOST_COMPARISONS:
-            self._count_skipped(trial)
+        too_many = self._comparing_images > 0 and self._comparing_images + len(pixels) > MOST_COMPARISONS
+        # Both may wait for the same model server, so both count, whichever is asked now.
+        if too_many or self._batcher.is_busy(model) or self._batcher.is_busy(model, trial.version):
+            self._skip(trial, len(pixels))
             return
 
         async def ask_other() -> None:
-            self._count(
-                trial,
-                own or await self._ask(model, pixels, trial.version),
-                champion or await self._ask(model, pixels),
-                names,
-            )
+            try:
+                both = (
+                    own or await self._ask(model, pixels, trial.version),
+                    champion or await self._ask(model, pixels),
+                )
+            finally:
+                self._comparing_images -= len(pixels)
+            self._count(trial, len(pixels), *both, names)
 
+        self._comparing_images += len(pixels)
         task = asyncio.create_task(ask_other())
         self._comparing.add(task)
         task.add_done_callback(self._comparing.discard)
 
     def _count(
-        self, trial: OpenTrial, own: _Asked, champion: _Asked, names: Mapping[int, tuple[str, ...]]
+        self,
+        trial: OpenTrial,
+        images: int,
+        own: _Asked,
+        champion: _Asked,
+        names: Mapping[int, tuple[str, ...]],
     ) -> None:
         is_slow = own.milliseconds >= 1000 * CANARY_SECONDS and champion.milliseconds < 1000 * AT_ONCE_SECONDS
         if champion.is_away or (own.is_away and not is_slow):
-            self._count_skipped(trial)
+            self._skip(trial, images)
             return
-        agrees = (
-            own.answer is not None
-            and champion.answer is not None
-            and _label(own.answer, names) == _label(champion.answer, names)
-        )
         with self._changing:
             counted = self._counted.setdefault(trial.id, trials.Counted())
-            counted.count(own.latency_ms, champion.latency_ms, agrees=agrees)
+            for place in range(images):
+                label = own.label(place, names)
+                counted.count(
+                    own.latency_ms(place),
+                    champion.latency_ms(place),
+                    agrees=label is not None and label == champion.label(place, names),
+                )
 
-    def _count_skipped(self, trial: OpenTrial) -> None:
+    def _skip(self, trial: OpenTrial, images: int) -> None:
         with self._changing:
-            self._counted.setdefault(trial.id, trials.Counted()).skipped += 1
+            self._counted.setdefault(trial.id, trials.Counted()).skipped += images
 
     def flush(self) -> None:
         """Writes what was counted, and ends a canary that is beyond its bounds. Raises Unavailable."""
@@ -224,10 +259,3 @@ class Trials:
                 log.exception("trials failed")
             if stopping:
                 return
-
-
-def _label(answer: Answer, names: Mapping[int, tuple[str, ...]]) -> str | int:
-    """By name where it is known: two versions may have their categories in other places."""
-    best = int(np.argmax(answer.probabilities))
-    known = names.get(answer.version or 0)
-    return known[best] if known is not None and len(known) > best else best

@@ -424,7 +424,8 @@ class LedgerEntry(Base):
 class Trial(Base):
     """A version asked beside the champion. What is counted is of images that both were asked about.
 
-    percent: of the images, by their names. Latencies: how many answers came within each of core/trials.py's bounds.
+    percent: of the images, by their names. compared: of the images, those that both answered. Latencies: how many
+    answers came within each of core/trials.py's bounds. latest: the counts of the latest images alone, see there.
     """
 
     __tablename__ = "trials"
@@ -436,6 +437,9 @@ class Trial(Base):
             postgresql_where=text("ended_at is null"),
         ),
         Index("ix_trials_model_id", "model", "id"),
+        CheckConstraint("percent between 1 and 100", name="percent"),
+        CheckConstraint("version <> champion", name="two_versions"),
+        CheckConstraint("(ended_at is null) = (outcome is null)", name="ended_somehow"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -451,12 +455,14 @@ class Trial(Base):
     outcome: Mapped[TrialOutcome | None] = mapped_column(_enum(TrialOutcome, "trial_outcome"))
     ended_because: Mapped[str | None]
     images: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    compared: Mapped[int] = mapped_column(BigInteger, server_default="0")
     agreed: Mapped[int] = mapped_column(BigInteger, server_default="0")
     errors: Mapped[int] = mapped_column(BigInteger, server_default="0")
     champion_errors: Mapped[int] = mapped_column(BigInteger, server_default="0")
     skipped: Mapped[int] = mapped_column(BigInteger, server_default="0")  # there was too much to do
     latencies: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
     champion_latencies: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    latest: Mapped[list[dict[str, Any]]] = mapped_column(JSONB(), server_default="[]")
 
 
 class SchemaMismatch(Unavailable):

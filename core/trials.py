@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +44,12 @@ LATENCY_BOUNDS_MS = (
     10_000,
 )
 
-# A canary's bounds. Answers failed: more than the champion's by two in a hundred, and not by one or two accidents.
+USUAL_PERCENT = {TrialKind.shadow: 100, TrialKind.canary: 10}
+
+# A canary is judged by its latest images, so that one which goes wrong after a million good ones goes back as one that
+# is wrong from the start: by two blocks of so many images, of which the second is still being filled.
+BLOCK_IMAGES = 1_000
+# Answers failed: more than the champion's by two in a hundred, and not by one or two accidents.
 MOST_EXCESS_ERRORS = 0.02
 FEWEST_ERRORS = 5
 # Slower: the slowest twentieth takes twice as long and 10 ms more, once there are enough to tell.
@@ -60,6 +65,7 @@ class Counted:
     """What was counted since it was last written. Latencies in milliseconds, None for an error."""
 
     images: int = 0
+    compared: int = 0  # of them, those that both answered
     agreed: int = 0
     errors: int = 0
     champion_errors: int = 0
@@ -69,6 +75,7 @@ class Counted:
 
     def count(self, latency_ms: float | None, champion_latency_ms: float | None, *, agrees: bool) -> None:
         self.images += 1
+        self.compared += latency_ms is not None and champion_latency_ms is not None
         self.agreed += agrees
         self.errors += latency_ms is None
         self.champion_errors += champion_latency_ms is None
@@ -80,6 +87,7 @@ class Counted:
     def merge(self, later: Counted) -> Counted:
         return Counted(
             self.images + later.images,
+            self.compared + later.compared,
             self.agreed + later.agreed,
             self.errors + later.errors,
             self.champion_errors + later.champion_errors,
@@ -99,35 +107,54 @@ def add(db: Session, trial_id: int, counted: Counted) -> Trial | None:
     trial = db.get(Trial, trial_id, with_for_update=True)
     if trial is None or trial.ended_at is not None:
         return None
+    add_to(trial, counted)
+    return trial
+
+
+def add_to(trial: Trial, counted: Counted) -> None:
     trial.images += counted.images
+    trial.compared += counted.compared
     trial.agreed += counted.agreed
     trial.errors += counted.errors
     trial.champion_errors += counted.champion_errors
     trial.skipped += counted.skipped
     trial.latencies = _sum(trial.latencies, counted.latencies)
     trial.champion_latencies = _sum(trial.champion_latencies, counted.champion_latencies)
-    return trial
+    blocks = [Counted(**block) for block in trial.latest or [{}]]
+    blocks[-1] = blocks[-1].merge(counted)
+    if blocks[-1].images >= BLOCK_IMAGES:
+        blocks.append(Counted())
+    trial.latest = [asdict(block) for block in blocks[-2:]]
+
+
+def latest(trial: Trial) -> Counted:
+    """Of up to the last 2,000 images (of more when they come faster than they are written)."""
+    counted = Counted()
+    for block in trial.latest or []:
+        counted = counted.merge(Counted(**block))
+    return counted
 
 
 def beyond_bounds(trial: Trial) -> str | None:
     """Why a canary must go back, in a sentence; None while it may go on."""
-    if trial.kind is not TrialKind.canary or not trial.images:
+    if trial.kind is not TrialKind.canary:
         return None
-    excess = (trial.errors - trial.champion_errors) / trial.images
-    if trial.errors >= FEWEST_ERRORS and excess > MOST_EXCESS_ERRORS:
+    last = latest(trial)
+    excess = (last.errors - last.champion_errors) / max(1, last.images)
+    if last.errors >= FEWEST_ERRORS and excess > MOST_EXCESS_ERRORS:
         return (
-            f"{trial.errors} of {trial.images} answers failed, of version {trial.champion} "
-            f"{trial.champion_errors}: more than {100 * MOST_EXCESS_ERRORS:g} % of difference"
+            f"{last.errors} of the latest {last.images} answers failed, of version {trial.champion} "
+            f"{last.champion_errors}: more than {100 * MOST_EXCESS_ERRORS:g} % of difference"
         )
-    if min(sum(trial.latencies), sum(trial.champion_latencies)) < FEWEST_LATENCIES:
+    if min(sum(last.latencies), sum(last.champion_latencies)) < FEWEST_LATENCIES:
         return None
-    own, champions = percentile_ms(trial.latencies, 0.95), percentile_ms(trial.champion_latencies, 0.95)
+    own, champions = percentile_ms(last.latencies, 0.95), percentile_ms(last.champion_latencies, 0.95)
     assert own is not None
     assert champions is not None
     if own > MOST_TIMES_AS_SLOW * champions + SLOWER_BY_MS:
         return (
-            f"one answer in twenty took {own:g} ms or more, of version {trial.champion} {champions:g} ms: more than "
-            f"{MOST_TIMES_AS_SLOW:g} times and {SLOWER_BY_MS:g} ms"
+            f"19 of 20 of the latest {last.images} answers came within {own:g} ms, of version {trial.champion} "
+            f"within {champions:g} ms: more than {MOST_TIMES_AS_SLOW:g} times and {SLOWER_BY_MS:g} ms more"
         )
     return None
 
@@ -175,7 +202,7 @@ def percentile_ms(counts: Sequence[int], share: float) -> float | None:
 
 
 def as_json(trial: Trial) -> dict[str, Any]:
-    answered = trial.images - trial.errors
+    last = latest(trial)
     return {
         "id": trial.id,
         "model": trial.model,
@@ -190,15 +217,25 @@ def as_json(trial: Trial) -> dict[str, Any]:
         "outcome": trial.outcome,
         "ended_because": trial.ended_because,
         "images": trial.images,
-        "agreement": round(trial.agreed / answered, 4) if answered > 0 else None,
+        "agreement": round(trial.agreed / trial.compared, 4) if trial.compared > 0 else None,
         "errors": trial.errors,
         "champion_errors": trial.champion_errors,
         "skipped": trial.skipped,
-        **{
-            f"{whose}p{percent}_ms": percentile_ms(counts, percent / 100) if counts else None
-            for whose, counts in (("", trial.latencies), ("champion_", trial.champion_latencies))
-            for percent in (50, 95)
+        **_percentiles(trial, 50, 95),
+        "latest": {
+            "images": last.images,
+            "errors": last.errors,
+            "champion_errors": last.champion_errors,
+            **_percentiles(last, 95),
         },
+    }
+
+
+def _percentiles(counted: Trial | Counted, *percents: int) -> dict[str, float | None]:
+    return {
+        f"{whose}p{percent}_ms": percentile_ms(counts, percent / 100)
+        for whose, counts in (("", counted.latencies), ("champion_", counted.champion_latencies))
+        for percent in percents
     }
 
 

@@ -16,6 +16,7 @@ import psycopg2.extensions
 
 from core import telemetry
 from core.errors import ConfigurationError
+from core.settings import settings
 
 CHANNEL = "emend_promotions"
 CONNECT_SECONDS = 3
@@ -25,16 +26,16 @@ RECONNECT_SECONDS = (1.0, 30.0)  # the first pause and the longest
 _log = telemetry.get_logger("wake")
 
 
-def announce(database_url: str) -> None:
-    """Champion has moved. Never raises."""
+def announce() -> None:
+    """Champion has moved. Never raises: a stage run alone from a shell has no database to say it in."""
     try:
-        connection = _connect(database_url)
+        connection = _connect(settings().database_url)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"notify {CHANNEL}")
         finally:
             connection.close()
-    except psycopg2.Error as exc:
+    except (psycopg2.Error, ConfigurationError) as exc:
         _log.warning("promotion not announced", reason=str(exc).strip())
 
 

@@ -11,7 +11,6 @@ request, and goes back in the answer.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -20,11 +19,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import cache, lru_cache
 from ipaddress import ip_address
-from typing import Any, ClassVar, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -32,9 +30,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from core import __version__, docs_page, telemetry
+from core import __version__, docs_page, http_server, telemetry
 from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
 from core.memory import spare_the_collector
 from core.settings import settings
@@ -44,17 +41,11 @@ MOST_BODY_BYTES_AT_ONCE = 200_000_000  # of all requests under way together
 MOST_NAME_CHARACTERS = 60  # of a client's own field names, in an error
 UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 PUBLIC_PATHS = {"gateway": "/api", "viewer": "/runs", "pages": ""}  # as deploy/nginx has them
-KEPT_OPEN_SECONDS = (
-    75  # an idle connection; longer than nginx keeps it, or it would send into one that just closed
-)
-# So many, and each in the history with its time and version: a line in the log of its own is for LOG_LEVEL=debug.
-SEEN_IN_HISTORY = ("/invocations", "/invocations/")
-HEAD_SECONDS = 10.0
-BODY_SECONDS = 60.0  # a photo over a phone's poor line takes some
-LOOK_SECONDS = 1.0
+# So many: a line in the log of its own, when answered, is for LOG_LEVEL=debug.
+OFTEN_ASKED = ("/invocations", "/invocations/")
 ANY_QUERY = ("/healthz", "/readyz")  # whoever watches them may add what they like
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = telemetry.get_logger("web")
 
 
@@ -94,7 +85,7 @@ def application(
 async def _bind_ids(request: Request) -> None:
     """The run or correction of the address, on every line of the request."""
     given = {name: str(value) for name, value in request.path_params.items() if name in telemetry.IDS}
-    telemetry.bind(**{name: value for name, value in given.items() if _SANE_REQUEST_ID.fullmatch(value)})
+    telemetry.bind(**{name: value for name, value in given.items() if SANE_REQUEST_ID.fullmatch(value)})
 
 
 # async: it must not take one of the threads that wait for a database.
@@ -138,119 +129,11 @@ def _openapi(app: FastAPI, public_address: str | None) -> dict[str, Any]:
     return app.openapi_schema
 
 
-# Of what has come of a new request, and how many are under way: the whole answer when it is to be refused, unread. Past
-# what a service can do, most of its time must not go into saying so.
-Refuse = Callable[[bytes, int], bytes | None]
-
-
-def serve(app: ASGIApp, port: int, service: str, refuse: Refuse | None = None) -> None:
+def serve(app: ASGIApp, port: int, service: str, refuse: http_server.Refuse | None = None) -> None:
     """Blocks until SIGTERM or Ctrl-C; requests under way are finished first."""
-    _Http.refuse = refuse
     spare_the_collector()
     telemetry.configure(service)
-    uvicorn.run(
-        app,
-        host=settings().host,
-        port=port,
-        http=_Http,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=KEPT_OPEN_SECONDS,
-        server_header=False,
-        proxy_headers=False,  # who asks, and by which name, nobody here takes from there
-    )
-
-
-class _Http(HttpToolsProtocol):
-    """A request's head and body must come in their time: uvicorn would wait for ever.
-
-    An answer's head leaves together with its body, if that is there already; uvicorn writes one, then the other.
-    Whoever stands in front may ask another service for as long as nothing has come; a head without its body, because
-    the process was killed in between, could not be mended. And it is one system call less.
-    """
-
-    refuse: ClassVar[Refuse | None] = None
-    _until = math.inf  # when what is awaited must be here
-    _in_message = False
-    _looked_after: ClassVar[asyncio.AbstractEventLoop | None] = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
-        self._until = self.loop.time() + HEAD_SECONDS
-        if _Http._looked_after is not self.loop:
-            _Http._looked_after = self.loop
-            self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
-
-    def data_received(self, data: bytes) -> None:
-        idle = not self._in_message and (self.cycle is None or self.cycle.response_complete)
-        refusal = _Http.refuse(data, len(self.tasks)) if idle and _Http.refuse is not None else None
-        if refusal is None:
-            super().data_received(data)
-            return
-        self._until = math.inf
-        cast(_Joining, self.transport).write_now(refusal)
-        if self.timeout_keep_alive_task is None:  # else it ends a little early
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def on_message_begin(self) -> None:
-        self._in_message = True
-        super().on_message_begin()
-        self._until = self.loop.time() + HEAD_SECONDS
-
-    def on_headers_complete(self) -> None:
-        self._until += BODY_SECONDS
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_message = False
-        self._until = math.inf
-        super().on_message_complete()
-
-    def end_if_late(self, now: float) -> None:
-        if now > self._until:
-            _log.warning("cut off", reason="a request did not come in its time")
-            self.transport.abort()
-
-
-def _look(loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
-    """Now and then at all of them: cheaper than a timer for each request."""
-    now = loop.time()
-    for connection in list(connections):
-        connection.end_if_late(now)
-    loop.call_later(LOOK_SECONDS, _look, loop, connections)
-
-
-class _Joining:
-    """A transport that writes what it was given in one turn of the loop at that turn's end."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-
-    def write_now(self, data: bytes) -> None:
-        self._flush()
-        self._transport.write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        parts, self._parts = self._parts, []
-        if parts and not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    http_server.run(app, host=settings().host, port=port, graceful_seconds=10, refuse=refuse)
 
 
 class Observed:
@@ -267,7 +150,7 @@ class Observed:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else str(uuid7())
+        request_id = given if SANE_REQUEST_ID.fullmatch(given) else str(uuid7())
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         telemetry.bind(request_id=request_id)
@@ -306,7 +189,7 @@ class Observed:
             route = getattr(scope.get("route"), "path", "unknown")
             telemetry.count_request(self.service, _known_method(scope["method"]), route, status, seconds)
             if route not in ("/metrics", "/healthz", "/readyz") and (
-                status >= 400 or route not in SEEN_IN_HISTORY or settings().log_level == "debug"
+                status >= 400 or route not in OFTEN_ASKED or settings().log_level == "debug"
             ):
                 _log.info(
                     "request",

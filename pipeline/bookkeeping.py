@@ -117,7 +117,8 @@ def after_stop(stage: str, db: Session, run: Run, aliases: Aliases | None) -> st
         }
         close_entry(db, open_entry(db, **(promoted | undone)), LedgerOutcome.done)
     if champion == run.version:
-        return f"version {run.version} is live already; `emend rollback --model {run.model}` undoes that"
+        undo = f"emend rollback --model {run.model} --version {run.version}"
+        return f"version {run.version} is live already; `{undo}` undoes that"
     return None
 
 

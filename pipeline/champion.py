@@ -1,6 +1,6 @@
 """Which version is champion: moving the registry's alias and waiting for the model server that follows it.
 
-Reads nothing in PostgreSQL: the promote stage and the rollback (pipeline/promotion.py) share it.
+Reads nothing in PostgreSQL, and needs none: the promote stage and the rollback (pipeline/promotion.py) share it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import httpx
 
 from core.errors import EmendError
 from core.registry import Registry
-from core.settings import settings
 from core.wake import announce
 
 MOVED_BACK = (
@@ -56,13 +55,13 @@ def move_champion(
     """
     assert to.champion is not None
     started = time.monotonic()
-    _set(registry, model, to)
-    announce(settings().database_url)
+    set_aliases(registry, model, to)
+    announce()
     try:
         served = wait_until_served(server_urls, model, to.champion, timeout_seconds)
     except NotServed:
-        _set(registry, model, back_to)
-        announce(settings().database_url)
+        set_aliases(registry, model, back_to)
+        announce()
         raise
     return time.monotonic() - started if served else 0.0
 
@@ -122,7 +121,7 @@ def version_of(registry: Registry, model: str, alias: str) -> int | None:
     return found.version if found is not None else None
 
 
-def _set(registry: Registry, model: str, to: Aliases) -> None:
+def set_aliases(registry: Registry, model: str, to: Aliases) -> None:
     for alias, version in (("champion", to.champion), ("previous", to.previous)):
         if version is None:
             registry.delete_alias(model, alias)

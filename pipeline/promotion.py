@@ -29,7 +29,7 @@ from core.database import (
 from core.errors import Conflict, NotFound
 from core.registry import Registry
 from core.settings import settings
-from pipeline.champion import Aliases, NotServed, aliases_of, move_champion, version_of
+from pipeline.champion import Aliases, NotServed, aliases_of, move_champion, set_aliases, version_of
 
 _PROMOTION_LOCK = 7_305  # first key of the advisory lock; the second is the model's
 _SERVED_WITHIN_SECONDS = 30.0
@@ -94,18 +94,17 @@ def rollback(model: str, *, actor: str, reason: str, version: int | None = None)
 
     version: what is to be taken back, tried out or live. Raises Conflict when it is neither any more.
     """
+    ended = _end_trial(model, version, actor=actor, reason=reason)
+    if ended is not None:
+        return ended
     with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
-        with session() as db:
-            known = known_model(db, model)
-            trial = trials.open_trial(db, model, for_update=True)
-            if trial is not None and version in (None, trial.version):
-                trials.end(db, trial, TrialOutcome.ended, reason, actor=actor)
-                paused = known.promotion_paused_at is not None
-                return _rolled_back(model, trial.champion, trial.version, paused=paused, ended=trial.kind)
         for entry in _close_left_open(registry, model):
             if entry.action is LedgerAction.rollback and entry.outcome is LedgerOutcome.done:
                 # Killed after champion moved, and asked for again: going back once more is not what was meant.
                 return _rolled_back(model, entry.version, entry.replaced_version)
+        ended = _end_trial(model, version, actor=actor, reason=reason)
+        if ended is not None:
+            return ended
         now = aliases_of(registry, model)
         champion, previous = now.champion, now.previous
         if version not in (None, champion):
@@ -127,6 +126,26 @@ def rollback(model: str, *, actor: str, reason: str, version: int | None = None)
         _move(registry, model, entry_id, Aliases(previous, older), back_to=now)
     _log.info("rolled back", model=model, version=previous, replaced=champion, actor=actor)
     return _rolled_back(model, previous, champion)
+
+
+def _end_trial(model: str, version: int | None, *, actor: str, reason: str) -> dict[str, Any] | None:
+    """Needs no lock: a trial can be ended while something else of the model goes on for long.
+
+    None without one, or while the ledger has an entry open: what is live is known once that is closed.
+    """
+    with session() as db:
+        known = known_model(db, model)
+        trial = trials.open_trial(db, model, for_update=True)
+        if trial is None or version not in (None, trial.version) or _has_open_entry(db, model):
+            return None
+        trials.end(db, trial, TrialOutcome.ended, reason, actor=actor)
+        paused = known.promotion_paused_at is not None
+        return _rolled_back(model, trial.champion, trial.version, paused=paused, ended=trial.kind)
+
+
+def _has_open_entry(db: Session, model: str) -> bool:
+    query = select(LedgerEntry.id).where(LedgerEntry.model == model, LedgerEntry.outcome.is_(None))
+    return db.scalar(query.limit(1)) is not None
 
 
 def _rolled_back(
@@ -256,7 +275,10 @@ def reconcile() -> list[str]:
 
 
 def _close_left_open(registry: Registry, model: str) -> list[LedgerEntry]:
-    """With the model's promotion lock held: nobody is at work on what is open."""
+    """With the model's promotion lock held: nobody is at work on what is open.
+
+    `previous` moves after `champion`, and may not have: it is set too.
+    """
     champion = version_of(registry, model, "champion")
     with session() as db:
         query = select(LedgerEntry).where(LedgerEntry.model == model, LedgerEntry.outcome.is_(None))
@@ -264,6 +286,8 @@ def _close_left_open(registry: Registry, model: str) -> list[LedgerEntry]:
         for entry in entries:
             moved = entry.version == champion
             close_entry(db, entry.id, LedgerOutcome.done if moved else LedgerOutcome.abandoned)
+            if moved:
+                set_aliases(registry, model, Aliases(champion, previous_version(db, model)))
     return entries
 
 

@@ -13,7 +13,6 @@ from core.database import Trial, TrialKind, session
 from core.errors import Conflict, EmendError, NotFound, Unavailable
 from core.registry import Registry
 from core.settings import settings
-from core.wake import announce
 from pipeline.champion import version_of
 from pipeline.promotion import known_model, promotion_lock, refuse_removed
 
@@ -25,47 +24,60 @@ _log = telemetry.get_logger("trials")
 
 
 def start_trial(
-    model: str, version: int, *, kind: TrialKind, percent: int, actor: str, reason: str
+    model: str, version: int, *, kind: TrialKind, percent: int | None, actor: str, reason: str
 ) -> dict[str, Any]:
-    """Returns when every model server that answers has the version. Gateways know of it some seconds later.
+    """Returns when every model server that answers has the version. Gateways hear of it in a moment.
 
+    percent: of the images; None for what is usual (core/trials.py).
     Raises NotFound for a version that is not there, Conflict when it is live, does not load, or another trial is
     under way, Unavailable when no model server answers.
     """
-    with promotion_lock(model), Registry(settings().mlflow_tracking_uri) as registry:
-        with session() as db:
-            given = known_model(db, model).params["input"]
-            refuse_removed(db, model, version)
-            other = trials.open_trial(db, model)
-        if other is not None:
-            raise Conflict(
-                f"version {other.version} is a {other.kind} of {model} already; `emend rollback` ends it, "
-                f"`emend promote {other.version}` puts it live"
-            )
-        registry.version(model, version)
-        champion = version_of(registry, model, "champion")
-        if champion is None:
-            raise Conflict(f"{model} has no champion to compare with; `emend promote {version}` makes it one")
-        if champion == version:
-            raise Conflict(f"version {version} of {model} is live already", field="version")
-        _load(model, version, int(given["width"]) * int(given["height"]) * (1 if given["mode"] == "L" else 3))
-        with session() as db:
-            trial = Trial(
-                model=model,
-                kind=kind,
-                version=version,
-                champion=champion,
-                percent=percent,
-                started_by=actor,
-                reason=reason,
-            )
-            db.add(trial)
-            db.flush()
-            db.refresh(trial)
-            started = trials.as_json(trial)
-    announce(settings().database_url)
-    _log.info("trial started", model=model, kind=kind.value, version=version, percent=percent, actor=actor)
+    share = trials.USUAL_PERCENT[kind] if percent is None else percent
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        _champion_beside(registry, model, version)
+        _load(
+            model, version, _image_bytes(model)
+        )  # a minute at worst, in which others may promote and roll back
+        with promotion_lock(model):
+            champion = _champion_beside(registry, model, version)
+            with session() as db:
+                trial = Trial(
+                    model=model,
+                    kind=kind,
+                    version=version,
+                    champion=champion,
+                    percent=share,
+                    started_by=actor,
+                    reason=reason,
+                )
+                db.add(trial)
+                db.flush()
+                db.refresh(trial)
+                started = trials.as_json(trial)
+    _log.info("trial started", model=model, kind=kind.value, version=version, percent=share, actor=actor)
     return started
+
+
+def _champion_beside(registry: Registry, model: str, version: int) -> int:
+    """What the version is to be compared with. Raises NotFound and Conflict when it cannot be tried out now."""
+    with session() as db:
+        known_model(db, model)
+        refuse_removed(db, model, version)
+        other = trials.open_trial(db, model)
+    if other is not None:
+        raise Conflict(
+            f"version {other.version} is a {other.kind} of {model} already; `emend rollback --model {model} --version "
+            f"{other.version}` ends it, `emend promote {other.version} --model {model}` puts it live"
+        )
+    registry.version(model, version)
+    champion = version_of(registry, model, "champion")
+    if champion is None:
+        raise Conflict(
+            f"{model} has no champion to compare with; `emend promote {version} --model {model}` makes it one"
+        )
+    if champion == version:
+        raise Conflict(f"version {version} of {model} is live already", field="version")
+    return champion
 
 
 def list_trials(model: str, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
@@ -74,6 +86,12 @@ def list_trials(model: str, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
         known_model(db, model)
         found = db.scalars(select(Trial).where(Trial.model == model).order_by(Trial.id.desc()).limit(limit))
         return [trials.as_json(trial) for trial in found]
+
+
+def _image_bytes(model: str) -> int:
+    with session() as db:
+        given = known_model(db, model).params["input"]
+    return int(given["width"]) * int(given["height"]) * (1 if given["mode"] == "L" else 3)
 
 
 def _load(model: str, version: int, image_bytes: int) -> None:

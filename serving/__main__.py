@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uvicorn
-
-from core import telemetry
+from core import http_server, telemetry
 from core.memory import spare_the_collector
 from core.registry import Registry
 from core.settings import settings
@@ -23,14 +21,11 @@ def main() -> None:
         follower = Follower(registry, versions, cache, database_url=lambda: here.database_url)
         on_demand = OnDemand(registry, cache)
         spare_the_collector()
-        uvicorn.run(
+        http_server.run(
             create_app(versions, follower, on_demand),
             host=here.host,
             port=here.serving_port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
+            graceful_seconds=5,
         )
 
 

@@ -11,7 +11,7 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -109,43 +109,67 @@ def partial(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-@contextmanager
-def writing(path: Path, *, replace: bool) -> Iterator[Writer]:
-    """Renamed to `path` when the block ends well. Else `partial(path)` stays, unless nothing was written.
+class Output:
+    """A writer that tells where it could not write. Raises CannotWrite; BrokenPipeError stays one, as of any program.
 
-    replace: what lies there from before. Raises FileExistsError for it otherwise, and other OSErrors.
+    rows: how many were written.
     """
-    unfinished = partial(path)
-    if not replace and path.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    with unfinished.open("wb" if replace else "xb") as file:
-        writer = _Counting(FORMATS[path.suffix.lower()](file))
-        try:
-            yield writer
-        except BaseException:
-            try:
-                writer.close()
-            finally:
-                if writer.rows == 0:
-                    unfinished.unlink()
-            raise
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
-
-class _Counting:
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, where: object, make: Callable[[], Writer]) -> None:
         self.rows = 0
+        self._where = where
+        with told(where):
+            self._writer = make()
 
     def write(self, rows: Sequence[Row]) -> None:
         self.rows += len(rows)
-        self._writer.write(rows)
+        with told(self._where):
+            self._writer.write(rows)
 
     def close(self) -> None:
-        self._writer.close()
+        with told(self._where):
+            self._writer.close()
+
+
+@contextmanager
+def told(where: object) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever read it has enough
+        raise
+    except OSError as exc:
+        raise CannotWrite(f"cannot write {where}: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def writing(path: Path, *, replace: bool) -> Iterator[Output]:
+    """Renamed to `path` when the block ends well. Else `partial(path)` stays, unless nothing was written.
+
+    replace: what lies there from before. Raises CannotWrite, also for what lies there otherwise.
+    """
+    unfinished = partial(path)
+    with told(path):
+        if not replace and path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        file = unfinished.open("wb" if replace else "xb")
+    output = None
+    try:
+        output = Output(path, lambda: FORMATS[path.suffix.lower()](file))
+        try:
+            yield output
+        finally:
+            output.close()
+        with told(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):  # it is told already
+            file.close()
+        if output is None or output.rows == 0:
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def readable(path: str) -> str:

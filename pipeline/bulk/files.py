@@ -74,7 +74,7 @@ def _walk_folder(root: str, recursive: bool, leave_out: Collection[Identity]) ->
                 levels.pop()[1].close()
             elif entry.name.startswith("."):
                 continue
-            elif entry.is_dir(follow_symlinks=False):
+            elif _is_folder(entry):
                 todo = entry.path if recursive else None
             elif _leads_to_a_folder(entry):
                 yield Found(
@@ -85,6 +85,13 @@ def _walk_folder(root: str, recursive: bool, leave_out: Collection[Identity]) ->
     finally:
         for _, entries in levels:
             entries.close()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # a file system that must be asked, and fails; reading it says so
+        return False
 
 
 def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:

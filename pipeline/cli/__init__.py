@@ -1,4 +1,5 @@
-"""The `emend` command line. It talks to the database and the homes directly, like the services do.
+"""The `emend` command line. It talks to the database and the homes directly, like the services do; what puts a version
+live or tries it out asks the model server too, and `emend predict` the gateway alone.
 
 A file a subject; here is what they share. Heavy imports stand inside the commands, so that `emend --help` is quick.
 
@@ -138,6 +139,3 @@ def percent(fraction: float | None) -> str:
 # In the order of `emend --help`. Here at the end, since each of them takes from above what it shares.
 for subject in ("start", "upkeep", "predict", "runs", "versions", "corrections", "reproduction", "imports"):
     import_module(f"pipeline.cli.{subject}")
-
-from pipeline.cli.start import _print_addresses as _print_addresses  # noqa: E402
-from pipeline.cli.start import _print_resumable as _print_resumable  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import sys
 import threading
@@ -111,7 +110,7 @@ def predict(
         bool, typer.Option("--recursive/--no-recursive", help="Also folders in folders.")
     ] = True,
     batch: Annotated[
-        int, typer.Option("--batch", min=1, max=MOST_IMAGES, help="Images a request.")
+        int, typer.Option("--batch", min=1, max=MOST_IMAGES, help="How many images are sent in one request.")
     ] = IMAGES_A_REQUEST,
     record: Annotated[
         bool,
@@ -145,11 +144,8 @@ def predict(
         raise typer.Exit(130 if isinstance(exc, KeyboardInterrupt) else 143) from None
     except NotAnswered as exc:
         raise NotAnswered(f"{exc.message}. {_so_far(path, tally)}" if tally.files else exc.message) from exc
-    except OSError as exc:
-        if exc.errno == errno.EPIPE:  # whoever read it has enough
-            raise
-        where = path or "standard output"
-        raise CannotWrite(f"cannot write {where}: {exc.strerror}. {_so_far(path, tally)}") from exc
+    except CannotWrite as exc:
+        raise CannotWrite(f"{exc.message}. {_so_far(path, tally)}") from exc
     _report(tally, path, output, model)
     if tally.errors:
         raise typer.Exit(1)
@@ -178,11 +174,13 @@ def _checked(path: Path, force: bool) -> Path:
 
 
 def _destination(path: Path | None, output: str | None, force: bool) -> AbstractContextManager[Writer | None]:
-    from pipeline.bulk.answers import Csv, writing
+    from pipeline.bulk.answers import Csv, Output, writing
 
     if path is not None:
         return writing(path, replace=force)
-    return nullcontext(Csv(sys.stdout.buffer) if output == STANDARD_OUTPUT else None)
+    if output == STANDARD_OUTPUT:
+        return nullcontext(Output("standard output", lambda: Csv(sys.stdout.buffer)))
+    return nullcontext(None)
 
 
 def _ask(

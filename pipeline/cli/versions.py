@@ -9,12 +9,22 @@ from rich.markup import escape
 
 from pipeline import cli
 
+Percent = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        help="Share of the images, 1 to 100; the same image always meets the same version.",
+    ),
+]
+
 
 @cli.app.command()
 def rollback(
     model: cli.ModelOption = "doodles",
     version: Annotated[
-        int | None, typer.Option(min=1, help="Only if this one is tried out or live; else what is newest.")
+        int | None,
+        typer.Option(min=1, help="Take back this version only; fails when it is neither live nor tried out."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "rolled back by hand",
     as_json: cli.AsJson = False,
@@ -30,7 +40,8 @@ def rollback(
     elif done["ended_trial"]:
         cli.out.print(
             f"the {done['ended_trial']} of {escape(model)}, version {done['replaced_version']}, is over; version "
-            f"{done['version']} stays live. Another `emend rollback` would put the version before it back"
+            f"{done['version']} stays live. `emend rollback --model {escape(model)} --version {done['version']}` would "
+            "put the version before it back"
         )
     else:
         cli.out.print(
@@ -61,28 +72,35 @@ def promote(
 @cli.app.command()
 def shadow(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
-    percent: Annotated[int, typer.Option(min=1, max=100, help="Of the images, by their names.")] = 100,
+    percent: Percent = None,
     model: cli.ModelOption = "doodles",
     reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for by hand",
     as_json: cli.AsJson = False,
 ) -> None:
-    """Ask a version about copies of images, and compare its answers with the live version's. Nobody sees them."""
+    """Ask a version about copies of images, and compare its answers with the live version's. Nobody sees them.
+
+    All images unless --percent says otherwise.
+    """
     _start_trial("shadow", model, number, percent, reason, as_json)
 
 
 @cli.app.command()
 def canary(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Which version.")],
-    percent: Annotated[int, typer.Option(min=1, max=100, help="Of the images, by their names.")] = 10,
+    percent: Percent = None,
     model: cli.ModelOption = "doodles",
     reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for by hand",
     as_json: cli.AsJson = False,
 ) -> None:
-    """Let a version answer a share of the images. It goes back by itself when it fails or is far slower."""
+    """Let a version answer a share of the images. It goes back by itself when it fails far more often or is far slower
+    than the live one.
+
+    A tenth of the images unless --percent says otherwise.
+    """
     _start_trial("canary", model, number, percent, reason, as_json)
 
 
-def _start_trial(kind: str, model: str, number: int, percent: int, reason: str, as_json: bool) -> None:
+def _start_trial(kind: str, model: str, number: int, percent: int | None, reason: str, as_json: bool) -> None:
     from core.database import TrialKind
     from pipeline import models, runs
 
@@ -94,8 +112,10 @@ def _start_trial(kind: str, model: str, number: int, percent: int, reason: str, 
         cli.print_json(started)
     else:
         cli.out.print(
-            f"version {number} of {escape(model)} is a {kind} on {percent} % of the images: `emend trials` shows how "
-            f"it does, `emend promote {number}` puts it live, `emend rollback` ends it"
+            f"version {number} of {escape(model)} is a {kind} on {started['percent']} % of the images: "
+            f"`emend trials --model {escape(model)}` shows how it does, "
+            f"`emend promote {number} --model {escape(model)}` puts it live, "
+            f"`emend rollback --model {escape(model)} --version {number}` ends it"
         )
 
 
@@ -112,13 +132,11 @@ def list_trials(model: cli.ModelOption = "doodles", as_json: cli.AsJson = False)
     columns: list[cli.Shown] = [
         ("kind", lambda t: t["kind"]),
         ("version", lambda t: f"{t['version']} beside {t['champion']}"),
-        ("images", lambda t: f"{t['images']} of {t['percent']} %"),
-        ("agree", lambda t: "" if t["agreement"] is None else f"{100 * t['agreement']:.1f} %"),
-        ("errors", lambda t: f"{t['errors']}, {t['champion_errors']}"),
-        (
-            "p95",
-            lambda t: "" if t["p95_ms"] is None else f"{t['p95_ms']:g}, {t['champion_p95_ms'] or 0:g} ms",
-        ),
+        ("share", lambda t: f"{t['percent']} %"),
+        ("images", lambda t: str(t["images"])),
+        ("agree", lambda t: cli.percent(t["agreement"])),
+        ("errors (live)", lambda t: f"{t['errors']} ({t['champion_errors']})"),
+        ("p95 ms (live)", lambda t: f"{_ms(t['p95_ms'])} ({_ms(t['champion_p95_ms'])})"),
         ("since (UTC)", lambda t: cli.when(t["started_at"])),
         (
             "outcome",
@@ -128,6 +146,10 @@ def list_trials(model: cli.ModelOption = "doodles", as_json: cli.AsJson = False)
         ),
     ]
     cli.out.print(cli.table(columns, found))
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:g}"
 
 
 @cli.app.command("promotion-resume")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from core.duration import in_words
+from core.labels import key_of
 from pipeline.curve import read_curve
 from pipeline.dataset import Category, Labelled, load, read_categories
 from pipeline.stages import Result, StageError, StageRun, main, read_json
@@ -147,6 +148,17 @@ def training_data(images: Labelled, outputs: Sequence[Category], config: Trainin
         weights=weights,
         validation_pixels=images.pixels.take(validation),
         validation_targets=targets[validation],
+        unmirrored=places_of(config.unmirrored, outputs),
+    )
+
+
+def places_of(names: Sequence[str], outputs: Sequence[Category]) -> tuple[int, ...]:
+    """Of some categories, by name or alias, among the outputs; one that is not learned yet has none."""
+    keys = {key_of(name) for name in names}
+    return tuple(
+        place
+        for place, category in enumerate(outputs)
+        if not keys.isdisjoint(map(key_of, (category.name, *category.aliases)))
     )
 
 

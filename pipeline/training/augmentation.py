@@ -21,11 +21,11 @@ MARGIN = 1 / 14  # of half the side: the data set's drawings reach to within 1 o
 Size = tuple[int, int]  # height, width
 
 
-def augment(images: Tensor, kind: Kind, generator: Generator, size: Size) -> Tensor:
-    """size: of what comes back."""
+def augment(images: Tensor, kind: Kind, mirrored: Tensor, generator: Generator, size: Size) -> Tensor:
+    """mirrored: bool (N,), which photos are turned left to right. size: of what comes back."""
     if kind == "drawing":
         return drawing(images, generator, size)
-    return resized(photo(images, generator) if kind == "photo" else images, size)
+    return resized(photo(images, mirrored, generator) if kind == "photo" else images, size)
 
 
 def resized(images: Tensor, size: Size) -> Tensor:
@@ -57,12 +57,13 @@ def drawing(
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def photo(images: Tensor, generator: Generator, *, shift: float = 0.125, cutout: float = 0.25) -> Tensor:
-    """Mirrored or not, shifted (edges reflected), and a square cut out. shift and cutout: shares of the side."""
+def photo(
+    images: Tensor, mirrored: Tensor, generator: Generator, *, shift: float = 0.125, cutout: float = 0.25
+) -> Tensor:
+    """Mirrored where told, shifted (edges reflected), and a square cut out. shift and cutout: shares of the side."""
     n, channels, height, width = images.shape
     device = images.device
-    mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
     reach = round(shift * min(height, width))
     dy, dx = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(device)
     rows = torch.arange(height, device=device) + dy[:, None]  # (N, H)

@@ -56,6 +56,9 @@ from pipeline.training.optimizer import AdamW, Muon
 from pipeline.training.trainer import Figures, Trainer, TrainingData, TrainingDiverged, in_batches
 
 WARM_UP = 0.25  # of all steps the learning rate rises, then falls to zero
+# Of `min_steps`, in a warm start: a quarter of the time of five epochs from new weights, whose first steps are cheaper.
+# Fewer left more corrections wrong.
+WARM_STEPS = 0.85
 ADAMW_SHARE = 1 / 80  # its learning rate as a share of Muon's, which is in other units: 0.003 beside 0.24
 PROGRESS_SECONDS = 10.0
 VALIDATION_BATCH = 64  # more at once does not fit the processor's cache
@@ -135,14 +138,13 @@ class Classifier(Trainer):
         self._data = data
         # One that weighs three times as much is passed over three times, with other random changes each time.
         self._times = torch.from_numpy(data.weights).long().clamp_min(1)
-        self._passed_over = torch.arange(len(data.targets)).repeat_interleave(self._times)
+        self._may_mirror = torch.from_numpy(~np.isin(data.targets, data.unmirrored))
+        self._begins_mirrored = torch.rand(len(data.targets), generator=self._generator(0)) < 0.5
         self._hold_images()
-        self._batch_size = min(self.config.batch_size, len(data.targets))
-        self._steps = steps_of(len(self._passed_over), self._batch_size, self.config.min_steps)
         height, width = self._full_size = data.pixels.shape[1], data.pixels.shape[2]
         low = round(height * self.config.low_resolution), round(width * self.config.low_resolution)
         self._low_size = low if min(low) >= self._least_side else self._full_size
-        order = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(self.config.seed))
+        order = torch.randperm(len(data.targets), generator=self._generator(0))
         typical = order[:SETTLED_IMAGES]
         # Evenly: each batch counts the same, and of a single image there may be no statistics.
         self._typical = typical.tensor_split(-(-len(typical) // self.settled_at_once))
@@ -171,12 +173,45 @@ class Classifier(Trainer):
             if self.starts_from_base
             else (self.config.epochs, self.config.learning_rate)
         )
+        self._plan_passes()
         # What the champion knows, it knows of whole images: low resolution undoes more of it than it saves.
         self._low_share = 0.0 if self.starts_from_base else self.config.low_resolution_share
         # channels_last with bfloat16 is 2 times as fast as neither on an AVX-512 CPU, and the figure is the same.
         self.network = network.to(self._device).to(memory_format=torch.channels_last)
         self._gradients = self._new_gradients()
         self._optimizers = self._new_optimizers()
+
+    def _plan_passes(self) -> None:
+        """What is passed over each time, one image as often as it counts. Of what the champion was trained on and what
+        counts once, a warm start sees another share each time: it is mostly about what is new."""
+        positions = torch.arange(len(self._times))
+        known = (positions < self._base_images) & (self._times == 1)
+        self._always = positions[~known].repeat_interleave(self._times[~known])
+        self._known = positions[known]
+        self._again = math.ceil(self.config.replay * len(self._known))
+        images = len(self._always) + self._again
+        self._batch_size = min(self.config.batch_size, images)
+        self._steps_of_pass = images // self._batch_size
+        least = self.config.min_steps * (WARM_STEPS if self.starts_from_base else 1.0)
+        self._steps = max(self._steps_of_pass, math.ceil(least))
+
+    def _positions_of_pass(self, generator: torch.Generator) -> Tensor:
+        again = torch.randperm(len(self._known), generator=generator)[: self._again]
+        return torch.cat([self._always, self._known[again]])
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        """Of positions, in one random order after another; the remainder of an order is left out."""
+        generator = self._generator(epoch)
+        for step in range(self._steps):
+            place = step % self._steps_of_pass
+            if place == 0:
+                positions = self._positions_of_pass(generator)
+                order = positions[torch.randperm(len(positions), generator=generator)]
+            yield order[place * self._batch_size : (place + 1) * self._batch_size]
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """epoch: 0 for what is the same in all of them."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
 
     def _new_network(self, outputs: int, base: Path | None) -> ImageNetwork:
         """With the weights that training starts from. Sets starts_from_base."""
@@ -200,6 +235,7 @@ class Classifier(Trainer):
 
     def _start_from(self, network: ImageNetwork, base: Path | None) -> bool:
         """Whether it could, and should."""
+        self._base_images = 0
         if base is None or self.config.mode == "scratch":
             return False
         weights, base_images = read_weights(base / "weights.safetensors")
@@ -208,17 +244,18 @@ class Classifier(Trainer):
             self.say(f"not from the champion's weights: {why}")
             return False
         start_from(network, weights, self.config.perturb)
+        self._base_images = base_images
         return True
 
     def train_epoch(self, epoch: int) -> Figures:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         self._epoch = epoch
         loss_sum = torch.zeros((), device=self._device)
         started = said = time.perf_counter()
-        places = batches(len(self._passed_over), self._batch_size, self._steps, generator)
-        for step, chosen in enumerate(self._passed_over[each] for each in places):
+        passes = -(-self._steps // self._steps_of_pass)
+        for step, chosen in enumerate(self._batches(epoch)):
             share = ((epoch - 1) * self._steps + step) / (self.epochs * self._steps)
             seed = (self.config.seed * 1_000_003 + epoch) * 1_000_003 + step
+            self._pass = (epoch - 1) * passes + step // self._steps_of_pass
             self._size = self._low_size if share < self._low_share else self._full_size
             loss_sum += self._loss_and_gradients(chosen, seed).to(loss_sum.device)
             learning_rate = self._descend(share)
@@ -291,9 +328,14 @@ class Classifier(Trainer):
     def _batch_of(self, part: Part) -> Batch:
         generator = torch.Generator().manual_seed(part.seed)
         pixels = images_of(self._pixels_of(part.chosen))
-        images = augment(pixels, self.config.augmentation, generator, self._size)
+        images = augment(pixels, self.config.augmentation, self._mirrored(part.chosen), generator, self._size)
         chosen = part.chosen.to(self._device)
         return Batch(images, self._targets[chosen], self._weights[chosen])
+
+    def _mirrored(self, chosen: Tensor) -> Tensor:
+        """bool (N,): an image one way in one pass and the other way in the next; chance alone shows half of them
+        twice the same (Jordan 2024, arXiv:2404.00498)."""
+        return (self._begins_mirrored[chosen] ^ bool(self._pass % 2)) & self._may_mirror[chosen]
 
     def _checked(self, loss_sum: Tensor, epoch: int) -> float:
         total = loss_sum.item()
@@ -308,7 +350,8 @@ class Classifier(Trainer):
         images, targets = self._data.validation_pixels, self._data.validation_targets
         self.network.mirrored.fill_(False)
         loss, accuracy = self.measure(images, targets)
-        if self._epoch == self.epochs and self.config.mirror and loss is not None:
+        may_mirror = self.config.mirror and not self._data.unmirrored
+        if self._epoch == self.epochs and may_mirror and loss is not None:
             self.network.mirrored.fill_(True)
             mirrored_loss, mirrored_accuracy = self.measure(images, targets)
             assert accuracy is not None
@@ -403,20 +446,6 @@ def _too_little_memory(exc: torch.OutOfMemoryError) -> str:
 
 def _first_line(exc: Exception) -> str:
     return (str(exc).strip() or type(exc).__name__).splitlines()[0]
-
-
-def steps_of(images: int, batch_size: int, min_steps: int) -> int:
-    """Steps of an epoch; a small set is passed over several times."""
-    return max(images // batch_size, min_steps)
-
-
-def batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """`steps` batches of positions, in one random order after another; the remainder of an order is left out."""
-    for step in range(steps):
-        place = step % (images // batch_size)
-        if place == 0:
-            order = torch.randperm(images, generator=generator)
-        yield order[place * batch_size : (place + 1) * batch_size]
 
 
 def one_cycle(share: float) -> float:

@@ -60,10 +60,17 @@ class TrainingConfig(BaseModel):
     )
     warm_epochs: int = Field(1, ge=1, le=10_000, description="Of a warm start: the rest is learnt already.")
     warm_learning_rate: float = Field(
-        0.08,
+        0.06,
         gt=0,
         le=10,
         description="Lower ones leave corrections wrong; higher ones change more answers at random.",
+    )
+    replay: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Of a warm start: the share of the images that the champion was trained on that is seen again. "
+        "Corrected ones all are, and what is new.",
     )
     perturb: float = Field(
         0.0,
@@ -95,6 +102,11 @@ class TrainingConfig(BaseModel):
         True,
         description="Whether the model may answer with the mean over an image and its mirror image. It does unless "
         "that costs half a point on the validation images, as it does where a mirror changes what an image is.",
+    )
+    unmirrored: tuple[str, ...] = Field(
+        (),
+        description="Categories whose mirror image is something else, as a letter's: their images are never mirrored, "
+        "and the model then answers without mirror images.",
     )
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's; without it small sets overfit.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="A few percent of labels are wrong.")

@@ -47,13 +47,14 @@ class TrainingDiverged(StageError):
 @dataclass(frozen=True)
 class TrainingData:
     """pixels: uint8 (N, H, W[, 3]), in memory or on disk; targets: int64 (N,), output indices; weights: float32 (N,),
-    how much each image counts."""
+    how much each image counts; unmirrored: outputs of which no mirror image is to be made, see `train.unmirrored`."""
 
     pixels: NDArray[np.uint8] | Images
     targets: NDArray[np.int64]
     weights: NDArray[np.float32]
     validation_pixels: NDArray[np.uint8] | Images
     validation_targets: NDArray[np.int64]
+    unmirrored: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:

@@ -36,7 +36,7 @@ from sqlalchemy.orm import Session
 import core.database
 import core.settings
 from api.app import create_app
-from api.batching import MOST_WAITING
+from api.batching import MOST_IMAGES_A_CALL, MOST_WAITING
 from api.upstream import RAW
 from core import web
 from core.database import Category, Correction, Prediction
@@ -702,43 +702,130 @@ def test_predictions_are_written_before_a_graceful_end(world: World, tmp_path: P
     assert set(ids) <= found
 
 
-def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answered(world: World) -> None:
-    body = {"image": fine(), "draft": True}
-    refused: list[tuple[float, httpx.Response]] = []
-    answered: list[httpx.Response] = []
+MOST_ADMITTED = MOST_WAITING + MOST_IMAGES_A_CALL  # with one model server
 
-    async def scene() -> None:
-        async with httpx.AsyncClient(
-            base_url=world.gateway.url, timeout=30, limits=httpx.Limits(max_connections=None)
-        ) as client:
 
-            async def ask(**more: Any) -> None:
-                started = time.monotonic()
-                response = await client.post("/invocations/", json=body | more)
-                if response.status_code == 503:
-                    refused.append((time.monotonic() - started, response))
-                else:
-                    answered.append(response)
+def whole(request_id: str, **more: Any) -> bytes:
+    """A request as it comes in one piece."""
+    body = json.dumps({"image": fine(), "draft": True} | more).encode()
+    return (
+        b"POST /invocations/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (request_id.encode(), len(body), body)
+    )
 
-            first = asyncio.create_task(ask())
-            await asyncio.sleep(0.2)
-            waiting = [asyncio.create_task(ask()) for _ in range(MOST_WAITING)]
-            await asyncio.sleep(1.0)
-            await ask()  # refused before it is parsed
-            await ask(model="doodles")  # and after
-            world.model_server.go_on()
-            await asyncio.gather(first, *waiting)
+
+def upload(request_id: str) -> bytes:
+    body = (
+        b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n'
+        b"Content-Type: image/png\r\n\r\n%b\r\n--edge--\r\n" % png()
+    )
+    return (
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
+        b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (request_id.encode(), len(body), body)
+    )
+
+
+async def ask(url: str, request: bytes) -> tuple[int, bytes, float]:
+    """Status, the whole answer, seconds."""
+    reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    started = time.monotonic()
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+    writer.close()
+    return int(head.split()[1]), head + body, time.monotonic() - started
+
+
+async def answered(asking: list[asyncio.Task[tuple[int, bytes, float]]], count: int) -> None:
+    """Until so many of them are."""
+    while sum(each.done() for each in asking) < count:
+        await asyncio.wait(
+            [each for each in asking if not each.done()], timeout=5, return_when=asyncio.FIRST_COMPLETED
+        )
+
+
+@pytest.mark.parametrize("request_of", [whole, upload])
+def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answered(
+    world: World, request_of: Callable[[str], bytes]
+) -> None:
+    url, run = world.gateway.url, uuid.uuid4().hex[:8]
+
+    async def scene() -> list[tuple[int, bytes, float]]:
+        asking = [
+            asyncio.create_task(ask(url, request_of(f"{run}-{number}")))
+            for number in range(MOST_ADMITTED + 20)
+        ]
+        await answered(asking, 20)
+        full = [await ask(url, whole(f"{run}-unread")), await ask(url, whole(f"{run}-read", model="doodles"))]
+        assert [status for status, _, _ in full] == [503, 503]
+        assert b"x-request-id: %b-unread" % run.encode() in full[0][1]
+        world.model_server.go_on()
+        return [await each for each in asking]
 
     world.model_server.freeze()
     try:
-        asyncio.run(scene())
+        answers = asyncio.run(scene())
     finally:
         world.model_server.go_on()
-    assert len(refused) == 2
-    for seconds, response in refused:
-        assert seconds < 0.5
-        assert response.json()["error"]["code"] == "too_busy"
-        assert response.headers["Retry-After"] == "1"
-        assert response.headers["X-Request-Id"]
-    assert {response.status_code for response in answered} == {200}
-    assert len(answered) == MOST_WAITING + 1
+    assert [status for status, _, _ in answers].count(200) == MOST_ADMITTED
+    for status, told, seconds in answers:
+        if status != 200:
+            assert status == 503
+            assert b'"too_busy"' in told
+            assert b"retry-after: 1\r\n" in told
+            assert seconds < 5
+    log = world.gateway.log.read_text()
+    assert f"{run}-read" in log
+    assert f"{run}-unread" not in log
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def http_requests(client: httpx.Client, status: int) -> float:
+    labels = f'method="POST",route="/invocations/",service="gateway",status="{status}"'
+    return metric(client, f"emend_http_requests_total{{{labels}}}")
+
+
+def test_slow_uploads_take_nobodys_place_and_who_goes_away_is_no_fault_of_ours(
+    client: httpx.Client, world: World
+) -> None:
+    before = {status: http_requests(client, status) for status in (400, 500, 503)}
+    address = (client.base_url.host, client.base_url.port or 0)
+    count = MOST_ADMITTED + 10
+    with contextlib.ExitStack() as slow:
+        for _ in range(count):
+            connection = slow.enter_context(socket.create_connection(address))
+            connection.sendall(whole("slow")[:-100])
+        wait_until(lambda: metric(client, 'emend_http_body_bytes{service="gateway"}') > count * 900)
+        status, _, _ = asyncio.run(ask(world.gateway.url, whole("quick")))
+        assert status == 200
+    wait_until(lambda: http_requests(client, 400) == before[400] + count)
+    assert {status: http_requests(client, status) for status in (500, 503)} == {
+        status: before[status] for status in (500, 503)
+    }
+    assert "ClientDisconnect" not in world.gateway.log.read_text()
+
+
+def test_heads_have_a_size(world: World) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\n" + 2000 * (
+        b"X-Filler: " + 1000 * b"a" + b"\r\n"
+    )
+    for url in (world.gateway.url, world.model_server.url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection, connection.makefile("rb") as answer:
+            connection.sendall(head)
+            assert answer.read().startswith(b"HTTP/1.1 431 ")
+
+
+def test_what_is_refused_before_its_body_came_ends_the_connection(world: World) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n{"
+    for url, path in ((world.gateway.url, b"/invocations/"), (world.model_server.url, b"/invocations")):
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection, connection.makefile("rb") as answer:
+            connection.sendall(head % path)
+            told = answer.read()  # until it ends
+        assert told.startswith(b"HTTP/1.1 413 ")
+        assert b"connection: close" in told

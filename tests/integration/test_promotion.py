@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,33 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from sqlalchemy import select
 
-from core.database import LedgerAction, LedgerOutcome, Model, Run, RunStatus, Trigger, session
-from core.errors import Conflict, EmendError, NotFound
+from core.database import (
+    LedgerAction,
+    LedgerOutcome,
+    Model,
+    Run,
+    RunStatus,
+    Trial,
+    TrialKind,
+    TrialOutcome,
+    Trigger,
+    session,
+)
+from core.errors import ConfigurationError, Conflict, EmendError, NotFound
 from core.receipts import champion_version
 from core.registry import Registry
 from core.settings import settings
 from core.storage import write_json
+from core.wake import announce
 from pipeline import bookkeeping, promotion
-from pipeline.champion import Aliases, aliases_of
+from pipeline.champion import Aliases, aliases_of, wait_until_served
 from pipeline.params import load
 from pipeline.stages import StageRun, read_json
 from pipeline.stages.cleanup import cleanup
 from pipeline.stages.promote import promote
+from pipeline.trials import start_trial
 from tests.support.kills import stopped
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ROOT, ModelServer
@@ -209,7 +225,7 @@ def test_killed_after_champion_moved_it_is_done_and_a_resume_does_not_promote_tw
     run = run_up_to_promote(home, GOOD)
     begin(home, run)
     registry.set_alias(MODEL, "champion", GOOD)
-    assert stop(run) == "version 2 is live already; `emend rollback --model doodles` undoes that"
+    assert stop(run) == "version 2 is live already; `emend rollback --model doodles --version 2` undoes that"
     assert (ledger(), live()) == ([("promote", GOOD, LIVE, "done")], GOOD)
     assert attempt(home, run) is None
     assert ledger() == [("promote", GOOD, LIVE, "done")]
@@ -358,6 +374,122 @@ def test_a_persons_promotion_killed_after_champion_moved_is_done_once(home: Path
     registry.set_alias(MODEL, "champion", GOOD)
     assert promotion.promote(MODEL, GOOD, actor="me", reason="test")["replaced_version"] == LIVE
     assert ledger() == [("promote", GOOD, LIVE, "done")]
+
+
+def try_out(version: int, kind: TrialKind = TrialKind.canary) -> None:
+    """It is under way, beside the live version."""
+    with session() as db:
+        db.add(
+            Trial(
+                model=MODEL,
+                kind=kind,
+                version=version,
+                champion=LIVE,
+                percent=10,
+                started_by="me",
+                reason="test",
+            )
+        )
+
+
+def tried_out() -> list[tuple[int, int, TrialOutcome | None]]:
+    """Oldest first: which version, beside which, how it ended."""
+    with session() as db:
+        return [(t.version, t.champion, t.outcome) for t in db.scalars(select(Trial).order_by(Trial.id))]
+
+
+def test_a_trial_is_ended_while_something_else_of_the_model_goes_on(home: Path, registry: Registry) -> None:
+    try_out(GOOD)
+    with promotion.promotion_lock(MODEL):
+        done = promotion.rollback(MODEL, actor="me", reason="seen enough")
+    assert (done["ended_trial"], done["version"], done["replaced_version"]) == ("canary", LIVE, GOOD)
+    assert tried_out() == [(GOOD, LIVE, TrialOutcome.ended)]
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+
+
+def left_open(version: int) -> None:
+    """The ledger's entry of a person's promotion that was killed."""
+    with session() as db:
+        promotion.open_entry(
+            db,
+            action=LedgerAction.promote,
+            model=MODEL,
+            version=version,
+            replaced=LIVE,
+            actor="me",
+            reason="test",
+        )
+
+
+@pytest.mark.parametrize("asked", [None, GOOD])
+def test_a_killed_promotion_of_the_tried_version_is_what_a_rollback_takes_back(
+    home: Path, server: ModelServer, registry: Registry, asked: int | None
+) -> None:
+    """It was killed between the two aliases."""
+    try_out(GOOD)
+    left_open(GOOD)
+    registry.set_alias(MODEL, "champion", GOOD)
+    announce()
+    wait_until_served([server.url], MODEL, GOOD, 20)
+    done = promotion.rollback(MODEL, actor="me", reason="test", version=asked)
+    assert (done["ended_trial"], done["version"], done["replaced_version"]) == (None, LIVE, GOOD)
+    assert tried_out() == [(GOOD, LIVE, TrialOutcome.promoted)]
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+    assert server.state(MODEL)["version"] == LIVE
+    assert ledger() == [("promote", GOOD, LIVE, "done"), ("rollback", LIVE, GOOD, "done")]
+
+
+def test_a_promotion_of_the_tried_version_killed_before_champion_moved_leaves_the_trial_to_be_ended(
+    home: Path, registry: Registry
+) -> None:
+    try_out(GOOD)
+    left_open(GOOD)
+    assert promotion.rollback(MODEL, actor="me", reason="test")["ended_trial"] == "canary"
+    assert tried_out() == [(GOOD, LIVE, TrialOutcome.ended)]
+    assert ledger() == [("promote", GOOD, LIVE, "abandoned"), ("canary", GOOD, LIVE, "reverted")]
+    assert aliases_of(registry, MODEL) == Aliases(LIVE, None)
+
+
+def test_others_may_promote_while_a_trial_waits_for_its_version(
+    home: Path, server: ModelServer, registry: Registry
+) -> None:
+    """It is compared with what is live once it begins."""
+    port = int(server.url.rpartition(":")[2])
+    this = psutil.Process()
+    with ThreadPoolExecutor(1) as pool:
+        with stopped(psutil.Process(server.pid)):
+            started = pool.submit(
+                start_trial, MODEL, 5, kind=TrialKind.shadow, percent=None, actor="me", reason="test"
+            )
+            deadline = time.monotonic() + 20
+            while not any(each.raddr and each.raddr.port == port for each in this.net_connections("tcp")):
+                assert not started.done(), started.result()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with promotion.promotion_lock(MODEL):
+                registry.set_alias(MODEL, "champion", GOOD)
+        told = started.result(timeout=60)
+    assert (told["version"], told["champion"], told["percent"]) == (5, GOOD, 100)
+    assert tried_out() == [(5, GOOD, None)]
+
+
+def test_a_stage_alone_promotes_without_a_database(
+    home: Path, server: ModelServer, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The model server is not woken, and looks by itself."""
+    patient = {**PARAMS, "stages": {"promote_timeout_seconds": 30}}
+    (home / "params.yaml").write_text(yaml.safe_dump(patient))
+    stage = begin(home, run_up_to_promote(home, GOOD))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("DATABASE_URL")
+        elsewhere.setenv("EMEND_DATA_DIR", str(tmp_path / "nothing"))
+        settings.cache_clear()
+        with pytest.raises(ConfigurationError):
+            _ = settings().database_url
+        promote(stage)
+    settings.cache_clear()
+    assert aliases_of(registry, MODEL) == Aliases(GOOD, LIVE)
+    assert server.state(MODEL)["version"] == GOOD
 
 
 def test_retention_keeps_what_is_named_or_can_be_gone_back_to(

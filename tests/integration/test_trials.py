@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import create_engine
 
+import core.settings
 from api.upstream import ANSWER_ELSEWHERE_SECONDS
 from core.registry import Registry
 from core.wake import announce
@@ -26,8 +28,8 @@ from tests.support.gateway import ROOT, GatewayProcess, add_model, environment
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ModelServer
 
-GOOD, BETTER, MOODY, NOT_A_NUMBER = 1, 2, 3, 4
-KINDS = ["good:1", "good:2", "moody:1", "nan:4"]
+GOOD, BETTER, MOODY, NOT_A_NUMBER, SLOW = 1, 2, 3, 4, 5
+KINDS = ["good:1", "good:2", "moody:1", "nan:4", "slow:1"]
 
 
 @dataclass
@@ -36,6 +38,9 @@ class Deployment:
     registry: Registry
     servers: tuple[ModelServer, ModelServer]
     database_url: str
+
+    def ask_singly(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        return [self.ask(pixels[place : place + 1])[0] for place in range(len(pixels))]
 
     def ask(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
         texts = [base64.b64encode(each.tobytes()).decode() for each in pixels]
@@ -46,7 +51,7 @@ class Deployment:
             answers += response.json()["predictions"]
         return answers
 
-    def start(self, kind: str, version: int, percent: int) -> httpx.Response:
+    def start(self, kind: str, version: int, percent: int | None = None) -> httpx.Response:
         return self.client.post(f"/models/doodles/{kind}", json={"version": version, "percent": percent})
 
     def trial(self) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def deployed(
     mlflow: MlflowServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Deployment]:
     engine = create_engine(database_url)
-    add_model(engine, versions=(BETTER, MOODY, NOT_A_NUMBER, GOOD))
+    add_model(engine, versions=(BETTER, MOODY, NOT_A_NUMBER, SLOW, GOOD))
     engine.dispose()
     monkeypatch.setenv("DATABASE_URL", database_url)  # the model servers listen there
     with Registry(mlflow.url) as registry:
@@ -108,9 +113,10 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 15) -> No
 
 def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment) -> None:
     pixels = tiny_model.images(50)  # of one request, so that all of them are asked about or none
-    started = deployed.start("shadow", BETTER, 100)
+    started = deployed.start("shadow", BETTER)
     assert started.status_code == 200, started.text
-    assert (started.json()["kind"], started.json()["champion"]) == ("shadow", GOOD)
+    told = started.json()
+    assert (told["kind"], told["champion"], told["percent"]) == ("shadow", GOOD, 100)
     counted = 0
 
     def asked() -> bool:
@@ -145,13 +151,15 @@ def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment)
 def test_a_canary_answers_its_share_always_the_same_images_until_it_is_promoted(deployed: Deployment) -> None:
     pixels = tiny_model.images(200)
     assert deployed.start("canary", BETTER, 30).status_code == 200
-    wait_until(lambda: {answer["version"] for answer in deployed.ask(pixels[:40])} == {GOOD, BETTER})
-    first, second = deployed.ask(pixels), deployed.ask(pixels)
+    wait_until(lambda: {answer["version"] for answer in deployed.ask_singly(pixels[:40])} == {GOOD, BETTER})
+    first, second = deployed.ask_singly(pixels), deployed.ask_singly(pixels)
     versions = [answer["version"] for answer in first]
     assert versions == [answer["version"] for answer in second]
     assert 0.15 < versions.count(BETTER) / len(versions) < 0.45
     for answer, expected in zip(first, _expected(versions, pixels), strict=True):
         np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=1e-5)
+    for place in range(0, 200, 10):  # of one request all by the one that answers its first image
+        assert {each["version"] for each in deployed.ask(pixels[place : place + 10])} == {versions[place]}
     refused = deployed.start("shadow", MOODY, 10)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
     assert "is a canary of doodles already" in refused.json()["error"]["message"]
@@ -208,6 +216,45 @@ def test_a_canary_is_not_blamed_for_model_servers_that_are_started_anew(deployed
     assert (trial["errors"], trial["champion_errors"], trial["outcome"]) == (0, 0, None)
 
 
+def test_a_canary_that_is_slow_goes_back_by_itself_and_the_ledger_says_why(deployed: Deployment) -> None:
+    pixels = tiny_model.images(50)
+    assert deployed.start("canary", SLOW, 100).status_code == 200
+    versions: set[int] = set()
+
+    def over() -> bool:
+        versions.update(answer["version"] for answer in deployed.ask(pixels))
+        return deployed.trial()["outcome"] is not None
+
+    wait_until(over, 60)
+    assert versions == {GOOD, SLOW}
+    assert deployed.trial()["outcome"] == "failed"
+    assert (deployed.trial()["errors"], deployed.trial()["agreement"]) == (0, 1.0)
+    entry = deployed.ledger()[0]
+    assert (entry["action"], entry["actor"], entry["outcome"]) == ("canary", "gateway", "reverted")
+    assert re.fullmatch(
+        r"19 of 20 of the latest \d+ answers came within \d+ ms, of version 1 within [\d.]+ ms: more than 2 times and "
+        "10 ms more",
+        entry["reason"],
+    )
+
+
+def test_the_live_version_counts_what_it_fails_while_a_shadow_is_asked(deployed: Deployment) -> None:
+    deployed.registry.set_alias("doodles", "champion", MOODY)
+    core.settings.settings.cache_clear()
+    announce()
+    wait_until(lambda: all(each.state("doodles")["version"] == MOODY for each in deployed.servers))
+    assert deployed.start("shadow", BETTER, 100).status_code == 200
+    body = {"image": base64.b64encode(np.full((28, 28), 255, np.uint8).tobytes()).decode()}
+
+    def counted() -> bool:
+        assert deployed.client.post("/invocations/", json=body).status_code == 502
+        return bool(deployed.trial()["champion_errors"])
+
+    wait_until(counted)
+    found = deployed.trial()
+    assert (found["errors"], found["champion_errors"], found["agreement"]) == (0, found["images"], None)
+
+
 @pytest.mark.parametrize(
     ("version", "status", "message"),
     [
@@ -227,7 +274,8 @@ def test_a_version_that_cannot_be_asked_is_refused_before_anybody_meets_it(
 
 def test_one_bad_answer_does_not_cost_its_neighbours_theirs(deployed: Deployment) -> None:
     deployed.registry.set_alias("doodles", "champion", MOODY)
-    announce(deployed.database_url)
+    core.settings.settings.cache_clear()
+    announce()
     wait_until(lambda: all(each.state("doodles")["version"] == MOODY for each in deployed.servers))
     good = tiny_model.images(1)[0]
     bright = np.full((28, 28), 255, np.uint8)
@@ -246,6 +294,44 @@ def test_one_bad_answer_does_not_cost_its_neighbours_theirs(deployed: Deployment
     for thread in threads:
         thread.join()
     assert statuses == {"good": {200}, "bright": {502}}
+
+
+def test_each_answer_of_one_request_is_of_one_version_while_versions_are_swapped(
+    deployed: Deployment,
+) -> None:
+    bodies = [
+        {"images": [base64.b64encode(each.tobytes()).decode() for each in tiny_model.images(count)]}
+        for count in (64, 33, 40)  # which share calls with each other's
+    ]
+    mixed: list[list[int]] = []
+    seen: set[int] = set()
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not over.is_set():
+            response = deployed.client.post("/invocations/", json=bodies[number % len(bodies)])
+            if response.status_code == 503:  # as many as may be wait already
+                continue
+            versions = [answer["version"] for answer in response.json()["predictions"]]
+            seen.update(versions)
+            if len(set(versions)) != 1:
+                mixed.append(versions)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for version in (BETTER, GOOD, BETTER, GOOD):
+        deployed.registry.set_alias("doodles", "champion", version)
+        core.settings.settings.cache_clear()
+        announce()
+        wait_until(
+            lambda: all(each.state("doodles")["version"] == version for each in deployed.servers)  # noqa: B023
+        )
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert mixed == []
+    assert seen == {GOOD, BETTER}
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])

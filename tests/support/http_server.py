@@ -1,4 +1,4 @@
-"""An ASGI application behind real HTTP, in a thread of the test's own process."""
+"""An ASGI application behind real HTTP, in a thread of the test's own process; served as `http_server.run` does."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
+from core.http_server import Protocol
+
 
 @contextmanager
 def http_client(app: ASGIApp) -> Iterator[httpx.Client]:
     """A client of the application, its lifespan run around."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+        config = uvicorn.Config(app, http=Protocol, ws="none", log_config=None, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -2,7 +2,7 @@
 
     python -m tests.support.tiny_model http://127.0.0.1:5000 doodles good:1 good:2 nan:3 liar:4
 
-logs four versions: kind:seed (good, nan, liar, moody). It is a process of its own because importing MLflow costs
+logs four versions: kind:seed (good, nan, liar, moody, slow). It is a process of its own because importing MLflow costs
 seconds and warnings.
 """
 
@@ -23,12 +23,15 @@ from onnx import TensorProto, helper, numpy_helper
 CATEGORIES = ("cat", "dog", "fish")
 DOODLE = (28, 28)
 PHOTO = (32, 32, 3)
+SLOW_PRODUCTS = 12  # of about a milliard operations each
 
 
-def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, moody: bool = False) -> Any:
+def graph(
+    seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, moody: bool = False, slow: bool = False
+) -> Any:
     """uint8 `pixels` (N, *shape) to float32 `probabilities` (N, 3): a linear layer and a softmax.
 
-    nan: it answers no numbers; moody: only where an image is bright.
+    nan: it answers no numbers; moody: only where an image is bright; slow: a call takes some hundred milliseconds.
     """
     rng = np.random.default_rng(seed)
     pixel_count, count = int(np.prod(shape)), len(CATEGORIES)
@@ -38,7 +41,8 @@ def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, mood
         [
             helper.make_node("Cast", ["pixels"], ["ink"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["ink"], ["flat"], axis=1),
-            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["quick" if slow else "logits"]),
+            *(_detour() if slow else []),
             *(
                 [
                     helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
@@ -64,9 +68,31 @@ def graph(seed: int, shape: tuple[int, ...] = DOODLE, *, nan: bool = False, mood
                 if moody
                 else []
             ),
+            *([numpy_helper.from_array(np.float32(1e-30), "next_to_nothing")] if slow else []),
         ],
     )
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _detour() -> list[Any]:
+    """Powers of a large matrix that come to nothing: as long for one image as for many."""
+    nodes = [
+        helper.make_node("ReduceMax", ["flat"], ["brightest"], axes=[0], keepdims=1),
+        helper.make_node("Softmax", ["brightest"], ["row"], axis=1),
+        helper.make_node("Transpose", ["row"], ["column"]),
+        helper.make_node("MatMul", ["column", "row"], ["power0"]),
+    ]
+    nodes += [
+        helper.make_node("MatMul", [f"power{number}", "power0"], [f"power{number + 1}"])
+        for number in range(SLOW_PRODUCTS)
+    ]
+    last = f"power{SLOW_PRODUCTS}"
+    return [
+        *nodes,
+        helper.make_node("ReduceMax", [last], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "next_to_nothing"], ["nothing_much"]),
+        helper.make_node("Add", ["quick", "nothing_much"], ["logits"]),
+    ]
 
 
 def images(count: int = 2, shape: tuple[int, ...] = DOODLE, seed: int = 0) -> NDArray[np.uint8]:
@@ -118,7 +144,8 @@ def log_versions(tracking_uri: str, name: str, kinds: list[str]) -> None:
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CATEGORIES)), "probabilities")]),
     )
     for kind, _, seed in (kind.partition(":") for kind in kinds):
-        model, pixels = graph(int(seed), nan=kind == "nan", moody=kind == "moody"), images()
+        model = graph(int(seed), nan=kind == "nan", moody=kind == "moody", slow=kind == "slow")
+        pixels = images()
         with tempfile.TemporaryDirectory() as folder, mlflow.start_run():
             paths = [Path(folder) / file for file in extra_files(model, pixels)]
             for path, content in zip(

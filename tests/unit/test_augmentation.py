@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.training.augmentation import Kind, augment, drawing
+from pipeline.training.augmentation import Kind, augment, drawing, photo
 from pipeline.training.networks import images_of
 from tests.support.lines import lines
 
@@ -11,7 +11,10 @@ from tests.support.lines import lines
 @pytest.mark.parametrize("kind", ["none", "drawing", "photo"])
 def test_augmentation_keeps_shape_and_range_and_repeats_with_the_seed(kind: Kind) -> None:
     images = torch.rand(6, 3 if kind == "photo" else 1, 28, 32)
-    first, again = (augment(images, kind, torch.Generator().manual_seed(3), (28, 32)) for _ in range(2))
+    mirrored = torch.arange(6) % 2 == 0
+    first, again = (
+        augment(images, kind, mirrored, torch.Generator().manual_seed(3), (28, 32)) for _ in range(2)
+    )
     assert torch.equal(first, again)
     assert first.shape == images.shape
     assert first.min() >= 0
@@ -26,3 +29,9 @@ def test_a_changed_drawing_still_fills_the_frame() -> None:
         y, x = torch.nonzero(image > 0.5, as_tuple=True)
         assert max(y.max() - y.min(), x.max() - x.min()) + 1 in range(24, 29)
     assert not drawing(torch.zeros(2, 1, 28, 28), torch.Generator(), (28, 28)).any()
+
+
+def test_photos_are_mirrored_where_told() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    changed = photo(images, torch.tensor([False, True]), torch.Generator(), shift=0, cutout=0)
+    assert torch.equal(changed, torch.stack([images[0], images[1].flip(2)]))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bulk import answers
-from pipeline.bulk.answers import COLUMNS, Row, partial, readable, writing
+from pipeline.bulk.answers import COLUMNS, CannotWrite, Row, partial, readable, writing
 
 CAT = Row("a/1.png", "cat", 0.75, 3, None, None, '{"cat":0.75,"dog":0.25}')
 BROKEN = Row('b,\r"2".png', None, None, None, None, "is empty", None)
@@ -69,7 +69,7 @@ def test_what_was_written_before_it_was_broken_off_can_be_read(suffix: str, tmp_
     break_off(path, [CAT, BROKEN])
     assert [row["file"] for row in read(partial(path))] == [CAT.file, BROKEN.file]
     assert list(tmp_path.iterdir()) == [partial(path)] == [tmp_path / f"answers.partial.{suffix}"]
-    with pytest.raises(FileExistsError), writing(path, replace=False):
+    with pytest.raises(CannotWrite, match="File exists"), writing(path, replace=False):
         pass
     with writing(path, replace=True) as writer:
         writer.write([CAT])
@@ -85,7 +85,7 @@ def test_nothing_stays_when_nothing_was_written(tmp_path: Path) -> None:
 def test_what_is_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     path.write_text("mine")
-    with pytest.raises(FileExistsError), writing(path, replace=False):
+    with pytest.raises(CannotWrite, match="File exists"), writing(path, replace=False):
         pass
     break_off(path, [CAT], replace=True)
     assert path.read_text() == "mine"
@@ -113,9 +113,34 @@ def test_a_full_disk_is_no_whole_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fsync", full)
     path = tmp_path / "answers.csv"
-    with pytest.raises(OSError, match="No space left"), writing(path, replace=False) as writer:
+    with pytest.raises(CannotWrite, match="No space left"), writing(path, replace=False) as writer:
         writer.write([CAT])
     assert list(tmp_path.iterdir()) == [partial(path)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_nothing_stays_when_the_disk_is_full_from_the_start(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(answers.FORMATS, f".{suffix}", full)
+    with (
+        pytest.raises(CannotWrite, match="No space left"),
+        writing(tmp_path / f"answers.{suffix}", replace=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_what_is_read_is_not_told_as_one_of_what_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="Input/output error") as raised,
+        writing(tmp_path / "answers.csv", replace=False),
+    ):
+        raise OSError(errno.EIO, "Input/output error")
+    assert not isinstance(raised.value, CannotWrite)
 
 
 def test_a_name_that_is_no_utf_8_becomes_text() -> None:

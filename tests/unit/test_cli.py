@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from core import __version__, database
+from core import __version__, database, trials
 from core.database import (
     Category,
     CategoryState,
@@ -44,11 +45,14 @@ from core.database import (
     RunStatus,
     Stage,
     StageStatus,
+    Trial,
+    TrialKind,
     Trigger,
     session,
 )
 from core.settings import settings
 from pipeline import cli, models
+from pipeline.cli import start
 from pipeline.cli.start import _say_who_has_no_version
 from pipeline.follow import TOLD, Event, figures_in_words, sentence
 from pipeline.stages import STAGES
@@ -435,7 +439,7 @@ def test_an_interrupted_run_is_named_unless_a_newer_one_came(capsys: pytest.Capt
         ):
             db.add(Run(model=model, trigger=Trigger.manual, requested_by="test", status=status))
             db.flush()
-    cli._print_resumable()
+    start._print_resumable()
     assert capsys.readouterr().out == "run 1 of pets was interrupted: `emend resume 1` goes on\n"
 
 
@@ -473,7 +477,7 @@ def test_an_epoch_tells_how_long_training_still_takes() -> None:
 
 
 def test_the_addresses_begin_with_the_page_to_draw_on(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_addresses()
+    start._print_addresses()
     lines = capsys.readouterr().out.split("Emend is up.\n")[1].splitlines()
     assert lines[0].split()[:2] == ["draw", settings().ui_url]
 
@@ -567,3 +571,74 @@ def test_up_names_a_taken_port_and_does_not_say_that_something_was_stopped(
     assert done.returncode == 1
     assert f"port {port} (gateway) is taken" in done.stderr
     assert "stop" not in done.stderr.replace("stop what listens there", "")
+
+
+# Trials
+
+
+def begun_trial(**values: Any) -> None:
+    with session() as db:
+        db.add(
+            Trial(
+                **{
+                    "model": "pets",
+                    "kind": TrialKind.canary,
+                    "version": 7,
+                    "champion": 6,
+                    "percent": 10,
+                    "started_by": "ann",
+                    "reason": "better?",
+                    **values,
+                }
+            )
+        )
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_the_end_of_a_trial_names_the_command_that_goes_back_further(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(200, monkeypatch)
+    add_model("pets")
+    begun_trial()
+    assert exit_code("rollback", "--model", "pets") == 0
+    told = capsys.readouterr().out
+    assert "the canary of pets, version 7, is over; version 6 stays live" in told
+    assert "`emend rollback --model pets --version 6` would put the version before it back" in told
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_second_trial_is_refused_with_commands_that_say_which(capsys: pytest.CaptureFixture[str]) -> None:
+    add_model("pets")
+    begun_trial()
+    assert exit_code("shadow", "8", "--model", "pets") == 1
+    told = capsys.readouterr().err
+    assert "version 7 is a canary of pets already" in told
+    assert (
+        "`emend rollback --model pets --version 7` ends it, `emend promote 7 --model pets` puts it live"
+        in told
+    )
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_trials_say_whose_figures_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(200, monkeypatch)
+    add_model("pets")
+    counted = trials.Counted()
+    for _ in range(4):
+        counted.count(3, None, agrees=False)
+    begun_trial(
+        images=4,
+        champion_errors=4,
+        latencies=counted.latencies,
+        champion_latencies=counted.champion_latencies,
+    )
+    assert exit_code("trials", "--model", "pets") == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert re.split(r"  +", heading.strip()) == [
+        *("kind", "version", "share", "images", "agree", "errors (live)", "p95 ms (live)", "since (UTC)"),
+        "outcome",
+    ]
+    assert re.split(r"  +", row.strip())[:7] == ["canary", "7 beside 6", "10 %", "4", "-", "0 (4)", "3 (-)"]

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from api.batching import MOST_BYTES, MOST_IMAGES, MOST_WAITING, Batcher, TooBusy
+from api.batching import (
+    MOST_BYTES,
+    MOST_IMAGES_A_CALL,
+    MOST_REPLAYS,
+    MOST_WAITING,
+    Answer,
+    Batcher,
+    TooBusy,
+)
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
+from core.errors import NotFound, Unavailable
 
 
 class Server:
@@ -25,25 +34,35 @@ class Server:
         self.open = asyncio.Event()
         self.open.set()
         self.failure: Exception | None = None
+        self.live = 7
 
     async def score(self, _model: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
         self.versions.append(version)
         self.calls.append(len(pixels))
         self.request_ids.append(telemetry.request_id())
+        answering = self.live if version is None else version
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
-        return Answers(pixels.reshape(len(pixels), -1)[:, :1].astype(np.float64), version=7)
+        return Answers(pixels.reshape(len(pixels), -1)[:, :1].astype(np.float64), answering)
 
 
 def image(number: int, side: int = 28) -> NDArray[np.uint8]:
     return np.full((side, side), number, np.uint8)
 
 
-def played(scene: Callable[[Server, Batcher], Awaitable[None]]) -> None:
+async def ask(
+    batcher: Batcher, pixels: NDArray[np.uint8], model: str = "doodles", version: int | None = None
+) -> Answer:
+    """About one image."""
+    (answer,) = await batcher.answer(model, [pixels], version)
+    return answer
+
+
+def played(scene: Callable[[Server, Batcher], Awaitable[None]], servers: int = 1) -> None:
     async def play() -> None:
         server = Server()
-        await asyncio.wait_for(scene(server, Batcher(server.score)), timeout=10)
+        await asyncio.wait_for(scene(server, Batcher(server.score, servers)), timeout=10)
 
     asyncio.run(play())
 
@@ -55,7 +74,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_a_lone_image_goes_at_once() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
-        answer = await batcher.answer("doodles", image(5))
+        answer = await ask(batcher, image(5))
         assert (answer.probabilities[0], answer.version) == (5, 7)
         assert server.calls == [1]
 
@@ -65,14 +84,14 @@ def test_a_lone_image_goes_at_once() -> None:
 def test_what_comes_while_the_server_is_busy_goes_together_and_everybody_gets_their_own() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.open.clear()
-        first = asyncio.create_task(batcher.answer("doodles", image(0)))
+        first = asyncio.create_task(ask(batcher, image(0)))
         await until(lambda: server.calls == [1])
-        others = [asyncio.create_task(batcher.answer("doodles", image(i))) for i in range(1, 100)]
+        others = [asyncio.create_task(ask(batcher, image(i))) for i in range(1, 100)]
         await asyncio.sleep(0)
         server.open.set()
         answers = await asyncio.gather(first, *others)
         assert [int(a.probabilities[0]) for a in answers] == list(range(100))
-        assert server.calls == [1, MOST_IMAGES, 99 - MOST_IMAGES]
+        assert server.calls == [1, MOST_IMAGES_A_CALL, 99 - MOST_IMAGES_A_CALL]
 
     played(scene)
 
@@ -82,7 +101,7 @@ def test_a_call_carries_the_request_ids_of_its_images() -> None:
         async def asked(number: int, request_id: str | None) -> None:
             if request_id is not None:
                 telemetry.bind(request_id=request_id)
-            await batcher.answer("doodles", image(number))
+            await ask(batcher, image(number))
             assert telemetry.request_id() == request_id
 
         server.open.clear()
@@ -102,7 +121,7 @@ def test_nobody_is_forgotten_between_two_calls() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         async def one_after_the_other(number: int) -> None:
             for _ in range(200):
-                assert (await batcher.answer("doodles", image(number))).probabilities[0] == number
+                assert (await ask(batcher, image(number))).probabilities[0] == number
 
         await asyncio.gather(*(one_after_the_other(i) for i in range(8)))
 
@@ -112,8 +131,8 @@ def test_nobody_is_forgotten_between_two_calls() -> None:
 def test_models_do_not_wait_for_each_other_and_large_images_make_small_batches() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.open.clear()
-        waiting = [asyncio.create_task(batcher.answer("photos", image(1, 1000))) for _ in range(6)]
-        other = asyncio.create_task(batcher.answer("doodles", image(2)))
+        waiting = [asyncio.create_task(ask(batcher, image(1, 1000), "photos")) for _ in range(6)]
+        other = asyncio.create_task(ask(batcher, image(2)))
         await until(lambda: len(server.calls) == 2)
         server.open.set()
         await asyncio.gather(other, *waiting)
@@ -125,12 +144,10 @@ def test_models_do_not_wait_for_each_other_and_large_images_make_small_batches()
 def test_a_failure_reaches_all_of_its_call_and_the_next_call_goes_on() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.failure = BadAnswer("no")
-        results = await asyncio.gather(
-            *(batcher.answer("doodles", image(i)) for i in range(3)), return_exceptions=True
-        )
+        results = await asyncio.gather(*(ask(batcher, image(i)) for i in range(3)), return_exceptions=True)
         assert all(isinstance(r, BadAnswer) for r in results)
         server.failure = None
-        assert (await batcher.answer("doodles", image(4))).probabilities[0] == 4
+        assert (await ask(batcher, image(4))).probabilities[0] == 4
 
     played(scene)
 
@@ -138,10 +155,10 @@ def test_a_failure_reaches_all_of_its_call_and_the_next_call_goes_on() -> None:
 def test_who_went_away_is_not_sent() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.open.clear()
-        first = asyncio.create_task(batcher.answer("doodles", image(0)))
+        first = asyncio.create_task(ask(batcher, image(0)))
         await until(lambda: server.calls == [1])
-        gone = asyncio.create_task(batcher.answer("doodles", image(1)))
-        stays = asyncio.create_task(batcher.answer("doodles", image(2)))
+        gone = asyncio.create_task(ask(batcher, image(1)))
+        stays = asyncio.create_task(ask(batcher, image(2)))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -153,19 +170,120 @@ def test_who_went_away_is_not_sent() -> None:
     played(scene)
 
 
-def test_too_many_are_turned_away_at_once() -> None:
+def test_places_are_for_images_from_before_they_are_decoded_until_they_are_answered() -> None:
+    async def scene(_: Server, batcher: Batcher) -> None:
+        assert batcher.most_admitted == MOST_WAITING + MOST_IMAGES_A_CALL
+        with batcher.admit("doodles", 64), batcher.admit("doodles", 64):
+            with pytest.raises(TooBusy):
+                batcher.admit("doodles", 64)
+            batcher.admit("photos", 64)
+            with batcher.admit("doodles", 32), pytest.raises(TooBusy):
+                batcher.admit("doodles", 1)
+            assert batcher.admitted("doodles") == 128
+        assert batcher.admitted("doodles") == 0
+        with pytest.raises(BadAnswer), batcher.admit("doodles", 5):
+            raise BadAnswer("no")
+        assert batcher.admitted("doodles") == 0
+        with batcher.admit("doodles", 1000):  # alone
+            pass
+
+    played(scene)
+
+
+def test_requests_for_other_versions_have_places_of_their_own() -> None:
+    async def scene(_: Server, batcher: Batcher) -> None:
+        taken = [batcher.admit_replay("doodles") for _ in range(MOST_REPLAYS)]
+        with pytest.raises(TooBusy):
+            batcher.admit_replay("doodles")
+        with batcher.admit("doodles", 1), taken[0]:
+            pass
+        batcher.admit_replay("doodles")
+
+    played(scene)
+
+
+def test_a_requests_images_go_in_one_call() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.open.clear()
-        first = asyncio.create_task(batcher.answer("doodles", image(0)))
+        first = asyncio.create_task(ask(batcher, image(0)))
         await until(lambda: server.calls == [1])
-        waiting = [asyncio.create_task(batcher.answer("doodles", image(1))) for _ in range(MOST_WAITING)]
+        requests = [
+            asyncio.create_task(batcher.answer("doodles", [image(i)] * count))
+            for i, count in enumerate((40, 20, 20, 64, 1))
+        ]
         await asyncio.sleep(0)
-        with pytest.raises(TooBusy):
-            batcher.admit("doodles")
-        batcher.admit("photos")
+        assert batcher.is_busy("doodles")
+        assert not batcher.is_busy("doodles", 3)
         server.open.set()
-        await asyncio.gather(first, *waiting)
-        batcher.admit("doodles")
+        await first
+        for number, answers in enumerate(await asyncio.gather(*requests)):
+            assert {int(answer.probabilities[0]) for answer in answers} == {number}
+        assert server.calls == [1, 60, 20, 64, 1]
+        assert not batcher.is_busy("doodles")
+
+    played(scene)
+
+
+def test_a_request_that_one_call_cannot_take_is_answered_by_one_version_all_the_same() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        server.open.clear()
+        asking = asyncio.create_task(batcher.answer("photos", [image(i, 1000) for i in range(7)]))
+        await until(lambda: server.calls == [3])
+        server.live = 8  # between two of its calls
+        server.open.set()
+        answers = await asking
+        assert {answer.version for answer in answers} == {8}
+        assert [int(answer.probabilities[0]) for answer in answers] == list(range(7))
+        assert server.calls == [3, 3, 1, 3]
+        assert server.versions == [None, None, None, 8]
+
+    played(scene)
+
+
+def test_while_the_version_cannot_be_asked_again_such_a_request_is_refused() -> None:
+    calls = 0
+
+    async def score(_: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
+        nonlocal calls
+        calls += 1
+        if version is not None:
+            raise NotFound("gone")
+        return Answers(pixels.reshape(len(pixels), -1)[:, :1].astype(np.float64), version=calls)
+
+    with pytest.raises(Unavailable, match="changed while it answered"):
+        asyncio.run(Batcher(score).answer("photos", [image(i, 1000) for i in range(4)]))
+
+
+def test_as_many_calls_are_under_way_as_there_are_model_servers() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        assert batcher.most_admitted == MOST_WAITING + 2 * MOST_IMAGES_A_CALL
+        server.open.clear()
+        waiting = []
+        for calls in (1, 2):
+            waiting.append(asyncio.create_task(ask(batcher, image(calls))))
+            await until(lambda: len(server.calls) == calls)  # noqa: B023  waited for in this round
+        waiting += [asyncio.create_task(ask(batcher, image(i))) for i in range(3, 9)]
+        await asyncio.sleep(0)
+        assert server.calls == [1, 1]
+        server.open.set()
+        await asyncio.gather(*waiting)
+        assert server.calls == [1, 1, 6]
+
+    played(scene, servers=2)
+
+
+def test_images_of_another_shape_do_not_fail_their_neighbours() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        server.open.clear()
+        first = asyncio.create_task(ask(batcher, image(0)))
+        await until(lambda: server.calls == [1])
+        sides = (28, 28, 32, 32, 28)
+        others = [asyncio.create_task(ask(batcher, image(i, side))) for i, side in enumerate(sides)]
+        await asyncio.sleep(0)
+        server.open.set()
+        await first
+        assert [int(a.probabilities[0]) for a in await asyncio.gather(*others)] == list(range(5))
+        assert server.calls == [1, 2, 2, 1]
 
     played(scene)
 
@@ -173,7 +291,7 @@ def test_too_many_are_turned_away_at_once() -> None:
 def test_versions_of_a_model_have_calls_of_their_own() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
         server.open.clear()
-        asked = [asyncio.create_task(batcher.answer("doodles", image(i), i % 2 or None)) for i in range(6)]
+        asked = [asyncio.create_task(ask(batcher, image(i), version=i % 2 or None)) for i in range(6)]
         await until(lambda: len(server.calls) == 2)
         server.open.set()
         assert [int(answer.probabilities[0]) for answer in await asyncio.gather(*asked)] == list(range(6))

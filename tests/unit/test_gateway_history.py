@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -52,6 +53,16 @@ def test_the_oldest_go_when_the_buffer_is_full() -> None:
     for prediction_id in ids:
         buffer.record(recorded(prediction_id))
     assert [buffer.buffered(i) is not None for i in ids] == [False, False, True, True, True]
+
+
+def test_many_categories_fill_the_buffer_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MOST_BUFFERED_BYTES", 250_000)
+    buffer = History()
+    many = {str(number): 0.001 for number in range(1_000)}
+    ids = [new_id() for _ in range(5)]
+    for prediction_id in ids:
+        buffer.record(replace(recorded(prediction_id), probabilities=many))
+    assert [buffer.buffered(i) is not None for i in ids] == [False, False, False, True, True]
 
 
 @pytest.mark.usefixtures("emend_environment")

@@ -1,156 +1,148 @@
-"""Whom a trial blames for what: real counts in a real database, a model server that answers as the test says."""
+"""Who answers during a trial, with a model server that answers when the test says so."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-import core.database
-from api.batching import Batcher
-from api.errors import BadAnswer
-from api.trials import CANARY_SECONDS, MOST_COMPARISONS, OpenTrial, Trials
+from api.batching import MOST_WAITING, Answer, Batcher
+from api.trials import MOST_COMPARISONS, OpenTrial, Trials
 from api.upstream import Answers
-from core.database import Trial, TrialKind
-from core.errors import Conflict, NotFound, Unavailable
-from core.images import Decoded, name_of
-from tests.support.gateway import add_model
+from core.database import TrialKind
+from core.images import Decoded
 
-CHAMPION, CANARY = 1, 2
-NAMES = {CHAMPION: ("cat", "dog"), CANARY: ("cat", "dog")}
+LIVE, OTHER = 1, 2
+BRIGHT = 255
 
 
-class Servers:
-    """The champion answers at once; the canary when `open`, or as `failure` says."""
+class Server:
+    """Says that everything is of the first category; the other version has no answer for what is bright."""
 
     def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
-        self.failure: Exception | None = None
-        self.champion_away = False
-        self.figures = [0.25, 0.75]
+        self.asked: list[tuple[int | None, int]] = []
+        self.closed: set[int | None] = set()  # versions that do not answer yet
+        self.changed = asyncio.Event()
 
-    async def score(self, _model: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
-        if version is None:
-            if self.champion_away:
-                raise Unavailable("away")
-            return Answers(np.tile([0.25, 0.75], (len(pixels), 1)), CHAMPION)
-        await self.open.wait()
-        if self.failure is not None:
-            raise self.failure
-        return Answers(np.tile(self.figures, (len(pixels), 1)), CANARY)
+    async def score(self, _: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
+        self.asked.append((version, len(pixels)))
+        while version in self.closed:
+            await self.changed.wait()
+        rows = np.zeros((len(pixels), 3))
+        rows[:, 0] = 1
+        if version == OTHER:
+            rows[pixels[:, 0, 0] == BRIGHT] = np.nan
+        return Answers(rows, version or LIVE)
 
-
-class Scene:
-    def __init__(self, kind: TrialKind) -> None:
-        self.servers = Servers()
-        self.trials = Trials(Batcher(self.servers.score))
-        with core.database.session() as db:
-            row = Trial(
-                model="doodles",
-                kind=kind,
-                version=CANARY,
-                champion=CHAMPION,
-                percent=100,
-                started_by="me",
-                reason="",
-            )
-            db.add(row)
-            db.flush()
-            self.open_trial = OpenTrial(row.id, kind, CANARY, 100)
-
-    async def ask(self) -> int | None:
-        """The version that answered."""
-        pixels = np.random.default_rng().integers(0, 256, (28, 28), np.uint8)
-        image = Decoded(pixels=pixels, sha256=name_of(pixels), original=None)
-        return (await self.trials.answer(self.open_trial, "doodles", image, NAMES)).version
-
-    async def counted(self, images: int) -> Trial:
-        """When this many were, skipped ones too."""
-        while True:
-            await asyncio.to_thread(self.trials.flush)
-            with core.database.session() as db:
-                row = db.get_one(Trial, self.open_trial.id)
-                db.expunge(row)
-            if row.images + row.skipped >= images:
-                return row
-            await asyncio.sleep(0.01)
+    def open(self) -> None:
+        self.closed.clear()
+        self.changed.set()
 
 
-def played(play: Callable[[Scene], Awaitable[None]], kind: TrialKind = TrialKind.canary) -> None:
-    async def playing() -> None:
-        add_model(core.database.engine(), versions=(CANARY, CHAMPION))
-        await asyncio.wait_for(play(Scene(kind)), timeout=30)
-
-    asyncio.run(playing())
+def image(sha256: str, shade: int = 0) -> Decoded:
+    return Decoded(np.full((28, 28), shade, np.uint8), None, sha256)
 
 
-pytestmark = pytest.mark.usefixtures("emend_environment")
+MINE = image(8 * "0" + "00000001" + 48 * "0")
+NOT_MINE = image(8 * "0" + "00000063" + 48 * "0")  # 99 of 100
 
 
-def test_a_canary_whose_server_is_away_or_fetches_it_is_answered_for_and_not_blamed() -> None:
-    async def play(scene: Scene) -> None:
-        scene.servers.failure = Unavailable("version 2 is being fetched")
-        assert {await scene.ask() for _ in range(30)} == {CHAMPION}
-        trial = await scene.counted(30)
-        assert (trial.errors, trial.images, trial.skipped, trial.outcome) == (0, 0, 30, None)
-        scene.servers.failure = None
-        assert {await scene.ask() for _ in range(5)} == {CANARY}
-        assert (await scene.counted(35)).agreed == 5
-
-    played(play)
+def trial(kind: TrialKind, percent: int = 50) -> OpenTrial:
+    return OpenTrial(1, kind, OTHER, percent)
 
 
-@pytest.mark.parametrize("failure", [BadAnswer("nonsense"), Conflict("it fails"), NotFound("gone")])
-def test_what_a_version_does_itself_is_its_error_and_ends_it(failure: Exception) -> None:
-    async def play(scene: Scene) -> None:
-        scene.servers.failure = failure
-        assert {await scene.ask() for _ in range(10)} == {CHAMPION}
-        trial = await scene.counted(10)
-        assert (trial.errors, trial.champion_errors, trial.outcome) == (10, 0, "failed")
-
-    played(play)
+def versions(answers: Sequence[Answer]) -> set[int | None]:
+    return {answer.version for answer in answers}
 
 
-def test_figures_that_are_no_probabilities_are_its_error_in_a_shadow_too() -> None:
-    async def play(scene: Scene) -> None:
-        scene.servers.figures = [0.9, 0.9]
-        assert {await scene.ask() for _ in range(10)} == {CHAMPION}
-        trial = await scene.counted(10)
-        assert (trial.errors, trial.agreed, trial.outcome) == (10, 0, None)
+def played(scene: Callable[[Server, Batcher, Trials], Awaitable[None]]) -> None:
+    async def play() -> None:
+        server = Server()
+        batcher = Batcher(server.score)
+        await asyncio.wait_for(scene(server, batcher, Trials(batcher)), timeout=10)
 
-    played(play, TrialKind.shadow)
-
-
-def test_a_version_that_is_late_keeps_few_people_waiting_and_goes_back_for_its_latency() -> None:
-    async def play(scene: Scene) -> None:
-        scene.servers.open.clear()
-        started = time.monotonic()
-        assert await scene.ask() == CHAMPION
-        assert CANARY_SECONDS <= time.monotonic() - started < CANARY_SECONDS + 1
-        started = time.monotonic()
-        assert {await scene.ask() for _ in range(MOST_COMPARISONS)} == {CHAMPION}
-        while time.monotonic() < started + CANARY_SECONDS:
-            await asyncio.sleep(0.05)
-        scene.servers.open.set()
-        trial = await scene.counted(MOST_COMPARISONS + 1)
-        assert (trial.errors, trial.outcome) == (0, "failed")
-        assert "one answer in twenty took" in str(trial.ended_because)
-
-    played(play)
+    asyncio.run(play())
 
 
-def test_a_server_that_hangs_for_both_says_nothing_about_the_version() -> None:
-    async def play(scene: Scene) -> None:
-        scene.servers.open.clear()
-        scene.servers.champion_away = True
-        with pytest.raises(Unavailable):
-            await scene.ask()
-        trial = await scene.counted(1)
-        assert (trial.images, trial.errors, trial.skipped) == (0, 0, 1)
+async def compared(trials: Trials) -> None:
+    while trials._comparing:
+        await asyncio.sleep(0)
 
-    played(play)
+
+def test_a_request_is_answered_by_one_version_the_one_of_its_first_image() -> None:
+    async def scene(_: Server, __: Batcher, trials: Trials) -> None:
+        canary = trial(TrialKind.canary)
+        assert versions(await trials.answer(canary, "doodles", [MINE, NOT_MINE, MINE], {})) == {OTHER}
+        assert versions(await trials.answer(canary, "doodles", [NOT_MINE, MINE], {})) == {LIVE}
+        await compared(trials)
+        assert trials._counted[1].images == 3
+
+    played(scene)
+
+
+def test_a_bad_answer_of_a_canary_is_one_error_and_the_champion_answers_the_whole_request() -> None:
+    async def scene(_: Server, __: Batcher, trials: Trials) -> None:
+        images = [MINE, image("", BRIGHT), MINE]
+        assert versions(await trials.answer(trial(TrialKind.canary), "doodles", images, {})) == {LIVE}
+        counted = trials._counted[1]
+        assert (counted.images, counted.errors, counted.champion_errors, counted.agreed) == (3, 1, 0, 2)
+
+    played(scene)
+
+
+def test_while_enough_wait_for_a_canary_the_champion_answers() -> None:
+    async def scene(server: Server, batcher: Batcher, trials: Trials) -> None:
+        server.closed.add(OTHER)
+        canary = trial(TrialKind.canary)
+        waiting = []
+        for _ in range(MOST_WAITING // 2 + 2):  # one of them is asked about
+            waiting.append(asyncio.create_task(trials.answer(canary, "doodles", [MINE], {})))
+            while not server.asked:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.is_busy("doodles", OTHER)
+        assert versions(await trials.answer(canary, "doodles", [MINE], {})) == {LIVE}
+        assert trials._counted[1].skipped == 1
+        server.open()
+        assert {version for each in waiting for version in versions(await each)} == {OTHER}
+        await compared(trials)
+
+    played(scene)
+
+
+def test_comparisons_are_skipped_long_before_people_are_refused() -> None:
+    async def scene(server: Server, batcher: Batcher, trials: Trials) -> None:
+        server.closed.add(None)
+        first = asyncio.create_task(batcher.answer("doodles", [MINE.pixels]))
+        while not server.asked:
+            await asyncio.sleep(0)
+        people = [
+            asyncio.create_task(batcher.answer("doodles", [MINE.pixels]))
+            for _ in range(MOST_WAITING // 2 + 2)
+        ]
+        while not batcher.is_busy("doodles"):
+            await asyncio.sleep(0)
+        canary = trial(TrialKind.canary)
+        assert versions(await trials.answer(canary, "doodles", [MINE], {})) == {OTHER}
+        assert not trials._comparing
+        assert trials._counted[1].skipped == 1
+        server.open()
+        await asyncio.gather(first, *people)
+
+    played(scene)
+
+
+def test_few_comparisons_are_under_way_at_once_but_one_request_may_bring_more() -> None:
+    async def scene(server: Server, _: Batcher, trials: Trials) -> None:
+        shadow = trial(TrialKind.shadow)
+        server.closed.add(OTHER)
+        await trials.answer(shadow, "doodles", [MINE] * (MOST_COMPARISONS + 1), {})
+        await trials.answer(shadow, "doodles", [MINE], {})
+        assert trials._counted[1].skipped == 1
+        server.open()
+        await compared(trials)
+        assert trials._counted[1].images == MOST_COMPARISONS + 1
+
+    played(scene)

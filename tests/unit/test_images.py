@@ -19,6 +19,7 @@ from core.images import (
     MAX_ORIGINAL_SIDE,
     InputSpec,
     as_mode,
+    decode_at_once,
     decode_png,
     encode_png,
     fit,
@@ -283,3 +284,42 @@ def test_a_spec_knows_its_size() -> None:
     assert as_mode("RGB") == "RGB"
     with pytest.raises(ValueError, match="CMYK"):
         as_mode("CMYK")
+
+
+def with_chunks(png: bytes, kind: bytes, body: bytes, count: int) -> bytes:
+    """Put in after the header."""
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return png[:33] + count * chunk + png[33:]
+
+
+TEXT_BOMB = b"Comment\0\0" + zlib.compress(bytes(1_000_000), 9)
+SMALL = encoded(Image.fromarray(noise(28, 28)))
+
+
+@pytest.mark.parametrize(
+    ("data", "spec", "is_at_once"),
+    [
+        ([bytes(784)], DOODLE, True),
+        ([bytes(784)] * 64, DOODLE, True),
+        ([noise(32, 32, 3).tobytes()] * 64, PHOTO, True),
+        ([encode_png(noise(28, 28))] * 4, DOODLE, True),
+        ([SMALL, bytes(784)], DOODLE, True),
+        ([encoded(Image.fromarray(noise(32, 32, 3)))] * 4, PHOTO, True),
+        ([with_chunks(SMALL, b"pHYs", bytes(9), 1)], DOODLE, True),
+        ([SMALL] * 5, DOODLE, False),
+        ([bytes(224 * 224 * 3)] * 2, InputSpec("RGB", 224, 224), False),
+        ([encoded(Image.fromarray(noise(224, 224, 3)))], InputSpec("RGB", 224, 224), False),
+        ([bytes(783)], DOODLE, False),
+        ([encoded(Image.fromarray(noise(29, 29)))], DOODLE, False),
+        ([encoded(Image.fromarray(noise(28, 28)), "JPEG")], DOODLE, False),
+        ([with_chunks(SMALL, b"zTXt", TEXT_BOMB, 1)], DOODLE, False),
+        ([with_chunks(SMALL, b"iCCP", TEXT_BOMB, 1)], DOODLE, False),
+        ([with_chunks(SMALL, b"IDAT", b"", 40)], DOODLE, False),
+        ([SMALL + bytes(3000)], DOODLE, False),
+        ([SMALL[:24]], DOODLE, True),  # damaged, as is found at once
+    ],
+)
+def test_only_what_is_decoded_in_a_moment_is_decoded_where_it_came_in(
+    data: list[bytes], spec: InputSpec, is_at_once: bool
+) -> None:
+    assert decode_at_once(data, spec) == is_at_once

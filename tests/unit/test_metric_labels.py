@@ -67,6 +67,12 @@ def test_counts_begin_at_zero_so_that_the_first_event_is_an_increase(model: str)
     assert expected in series(metrics.CORRECTIONS, model)
 
 
+def test_what_is_counted_of_a_model_begins_at_zero_before_it_has_a_champion(model: str) -> None:
+    publish(model, None, {})
+    for counter in (metrics.RETRIES, metrics.REFUSED, metrics.CANARIES_FAILED):
+        assert {"model": model} in series(counter, model)
+
+
 def test_the_oldest_of_an_empty_inbox_is_not_shown(model: str) -> None:
     metrics.publish(model, 1, {1: ["cat"]}, metrics.Inbox(2, 1_000.0), None)
     assert series(metrics.INBOX_OLDEST, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 import core.database
+from core.wake import CHANNEL
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +87,71 @@ def test_what_was_withdrawn_survives_a_downgrade_as_superseded(database: Engine,
     assert [tuple(row) for row in found] == [("superseded", "withdrawn"), ("accepted", None)]
     core.database.migrate(database_url)
     command.check(alembic_config(database_url))
+
+
+TRIAL = (
+    "insert into trials (model, kind, version, champion, percent, started_by, reason, ended_at, outcome) "
+    "values ('doodles', 'canary', {version}, 6, {percent}, 'ann', 'better?', {ended_at}, {outcome})"
+)
+UNDER_WAY = {"version": 7, "percent": 10, "ended_at": "null", "outcome": "null"}
+
+
+def test_what_the_ledger_says_of_trials_goes_with_a_downgrade_and_the_ledger_is_kept_from_rewriting(
+    database: Engine, database_url: str
+) -> None:
+    for action in ("promote", "canary", "shadow"):
+        run(
+            database,
+            "insert into promotions (model, action, version, actor, reason, outcome, closed_at) "
+            f"values ('doodles', '{action}', 2, 'ann', 'because', 'done', now())",
+        )
+    command.downgrade(alembic_config(database_url), "0005")
+    with database.connect() as connection:
+        left = connection.scalars(text("select action::text from promotions")).all()
+    assert left == ["promote"]
+    with pytest.raises(DBAPIError, match="promotions is append-only"):
+        run(database, "delete from promotions")
+    core.database.migrate(database_url)
+    command.check(alembic_config(database_url))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "constraint"),
+    [
+        ({"percent": 0}, "ck_trials_percent"),
+        ({"percent": 101}, "ck_trials_percent"),
+        ({"version": 6}, "ck_trials_two_versions"),
+        ({"ended_at": "now()"}, "ck_trials_ended_somehow"),
+        ({"outcome": "'failed'"}, "ck_trials_ended_somehow"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_refused(
+    database: Engine, wrong: dict[str, object], constraint: str
+) -> None:
+    with pytest.raises(IntegrityError, match=constraint):
+        run(database, TRIAL.format(**{**UNDER_WAY, **wrong}))
+
+
+def test_who_follows_champions_is_woken_when_a_trial_begins_and_ends_but_not_by_what_is_counted(
+    database: Engine,
+) -> None:
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"listen {CHANNEL}"))
+
+        def woken() -> int:
+            driver: Any = connection.connection.driver_connection
+            connection.execute(text("select 1"))  # what waits comes with an answer
+            driver.poll()
+            heard = len(driver.notifies)
+            driver.notifies.clear()
+            return heard
+
+        run(database, TRIAL.format(**UNDER_WAY))
+        assert woken() == 1
+        run(database, "update trials set images = 5")
+        assert woken() == 0
+        run(database, "update trials set ended_at = now(), outcome = 'ended'")
+        assert woken() == 1
 
 
 def test_migrating_twice_changes_nothing(database_url: str) -> None:

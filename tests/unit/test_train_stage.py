@@ -21,7 +21,7 @@ from pipeline import dataset
 from pipeline.curve import read_curve
 from pipeline.dataset import Category
 from pipeline.stages import Result, StageError, StageRun, read_json
-from pipeline.stages.train import Curve, decide_outputs, training_data
+from pipeline.stages.train import Curve, decide_outputs, places_of, training_data
 from pipeline.stages.train import work as work_or_follow
 from pipeline.training.classifier import much_is_new
 from pipeline.training.config import TrainingConfig
@@ -315,6 +315,11 @@ def test_outputs_keep_their_places_under_their_present_names() -> None:
         (1, "bird"),
         (7, "cow"),
     ]
+
+
+def test_categories_that_are_not_mirrored_are_found_by_name_and_alias_and_may_be_unknown_yet() -> None:
+    outputs = [Category(1, "b", "active"), Category(2, "Dee", "active", ("d",)), Category(3, "o", "active")]
+    assert places_of(["B", "d", "p"], outputs) == (0, 1)
 
 
 def test_auto_starts_anew_when_much_is_new_and_warm_never_does() -> None:

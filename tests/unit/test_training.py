@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.stages import StageError
-from pipeline.training.classifier import Classifier, batches, steps_of
+from pipeline.training.classifier import Classifier
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import export_network, pattern
 from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
@@ -344,6 +344,62 @@ def test_each_image_is_passed_over_in_every_epoch_and_corrected_ones_more_often(
     assert times.tolist() == [16] * 10 + [1] * 86
 
 
+def test_a_warm_start_sees_some_of_what_the_champion_knows_and_all_that_is_new_or_corrected(
+    tmp_path: Path,
+) -> None:
+    seen: list[Tensor] = []
+
+    class Seen(Classifier):
+        def _loss_and_gradients(self, chosen: Tensor, seed: int) -> Tensor:
+            seen.append(chosen)
+            return super()._loss_and_gradients(chosen, seed)
+
+    pixels, targets = lines(256)
+    weights = np.where(np.arange(256) < 10, 8, 1).astype(np.float32)
+    data = TrainingData(pixels, targets, weights, pixels, targets)
+    config = CONFIG.model_copy(
+        update={"warm_epochs": 2, "min_steps": 1, "batch_size": 4, "mode": "warm", "replay": 0.3}
+    )
+    base = tmp_path / "champion"
+    export_network(train(lines_data()).network, base, pattern((28, 28)), train_images=200)
+    Seen(config, device=CPU).fit(data, 2, base=base)
+    passes = [torch.bincount(torch.cat(half), minlength=256) for half in (seen[:48], seen[48:])]
+    for (
+        times
+    ) in passes:  # 80 of corrected images, 57 of 190 known ones, 56 new ones, less one for whole batches
+        assert times.sum() == 192
+        assert times[:10].sum() >= 79
+        assert times[10:200].sum() in (56, 57)
+        assert times[10:].max() == 1
+        assert times[200:].sum() >= 55
+    assert not torch.equal(passes[0][10:200], passes[1][10:200])
+
+
+def test_photos_are_mirrored_in_every_other_pass_and_those_that_may_not_never() -> None:
+    mirrored: list[tuple[Tensor, Tensor]] = []
+
+    class Seen(Classifier):
+        def _mirrored(self, chosen: Tensor) -> Tensor:
+            mirrored.append((chosen, super()._mirrored(chosen)))
+            return mirrored[-1][1]
+
+    data = replace(lines_data(), unmirrored=(1,))
+    config = CONFIG.model_copy(
+        update={"augmentation": "photo", "epochs": 4, "min_steps": 1, "batch_size": 32}
+    )
+    trainer = Seen(config, device=CPU)
+    trainer.fit(data, 2)
+    by_epoch = torch.zeros(4, 96, dtype=torch.bool)
+    for call, (chosen, which) in enumerate(mirrored):  # three batches of two parts in each epoch
+        by_epoch[call // 6, chosen] = which
+    may = torch.from_numpy(data.targets == 0)
+    assert (by_epoch[:, may].sum(0) == 2).all()
+    assert torch.equal(by_epoch[0, may], ~by_epoch[1, may])
+    assert 0 < by_epoch[0, may].sum() < may.sum()
+    assert not by_epoch[:, ~may].any()
+    assert not trainer.network.mirrored
+
+
 def test_the_first_steps_are_of_small_images_and_a_warm_start_has_none(tmp_path: Path) -> None:
     sizes: list[tuple[int, ...]] = []
 
@@ -416,12 +472,18 @@ def test_a_warm_start_knows_from_the_first_step_what_the_base_knew(tmp_path: Pat
 
 
 def test_a_small_set_is_passed_over_several_times_and_each_image_is_seen_once_a_pass() -> None:
-    assert steps_of(10, 4, min_steps=5) == 5
-    assert steps_of(4000, 4, min_steps=5) == 1000
-    made = list(batches(8, 4, 5, torch.Generator()))
-    assert len(made) == 5
-    assert sorted(torch.cat(made[:2]).tolist()) == list(range(8))
-    assert sorted(torch.cat(made[2:4]).tolist()) == list(range(8))
+    seen: list[Tensor] = []
+
+    class Seen(Classifier):
+        def _loss_and_gradients(self, chosen: Tensor, seed: int) -> Tensor:
+            seen.append(chosen)
+            return super()._loss_and_gradients(chosen, seed)
+
+    config = CONFIG.model_copy(update={"epochs": 1, "min_steps": 5, "batch_size": 48})
+    Seen(config, device=CPU).fit(lines_data(), 2)
+    assert len(seen) == 5
+    assert sorted(torch.cat(seen[:2]).tolist()) == list(range(96))
+    assert sorted(torch.cat(seen[2:4]).tolist()) == list(range(96))
 
 
 def test_rare_outputs_weigh_more() -> None:

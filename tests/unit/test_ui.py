@@ -69,6 +69,14 @@ def test_the_pages_know_a_canarys_bounds(name: str) -> None:
     assert float(found[1]) == getattr(trials, name)
 
 
+def test_the_pages_know_the_usual_share_of_a_trial() -> None:
+    text = (UI / "viewer" / "parts" / "trying.tsx").read_text()
+    found = re.search(r"USUAL_PERCENT.*= {(.*?)}", text)
+    assert found is not None
+    usual = {kind: int(share) for kind, share in re.findall(r"(\w+): (\d+)", found[1])}
+    assert usual == trials.USUAL_PERCENT
+
+
 def _fields(text: str, interface: str) -> list[str]:
     found = re.search(rf"interface {interface} {{(.*?)\n}}", text, re.DOTALL)
     assert found is not None

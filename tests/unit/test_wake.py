@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import create_engine, text
 
-from core import wake
+from core.settings import settings
 from core.wake import Listener, announce
 
 SOON_SECONDS = 5.0  # the followers' own look comes every 15 s
@@ -44,18 +44,18 @@ def listening(database_url: str, woken: Woken) -> Iterator[Listener]:
     listener.stop()  # stopped already: nothing happens
 
 
-def test_a_promotion_wakes_at_once(empty_database_url: str) -> None:
+def test_a_promotion_wakes_at_once(emend_environment: dict[str, str]) -> None:
     woken = Woken()
-    with listening(empty_database_url, woken):
+    with listening(emend_environment["DATABASE_URL"], woken):
         for _ in range(3):
-            announce(empty_database_url)
+            announce()
             woken.wait()
 
 
-def test_a_connection_that_is_ended_is_made_anew(empty_database_url: str) -> None:
+def test_a_connection_that_is_ended_is_made_anew(emend_environment: dict[str, str]) -> None:
     woken = Woken()
-    with listening(empty_database_url, woken) as listener:
-        engine = create_engine(empty_database_url)
+    with listening(emend_environment["DATABASE_URL"], woken) as listener:
+        engine = create_engine(emend_environment["DATABASE_URL"])
         with engine.begin() as db:
             ended = db.execute(
                 text("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'emend' "
@@ -67,11 +67,11 @@ def test_a_connection_that_is_ended_is_made_anew(empty_database_url: str) -> Non
         if not listener.listening:
             woken.wait()  # and that something is heard again
         assert listener.listening
-        announce(empty_database_url)
+        announce()
         woken.wait()
 
 
-def test_descriptors_from_1024_on_are_listened_to(empty_database_url: str) -> None:
+def test_descriptors_from_1024_on_are_listened_to(emend_environment: dict[str, str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2000:
         pytest.skip("this machine gives a process fewer than 2000 descriptors")
@@ -82,15 +82,15 @@ def test_descriptors_from_1024_on_are_listened_to(empty_database_url: str) -> No
             for _ in range(1100):
                 descriptor = os.open(os.devnull, os.O_RDONLY)
                 opened.callback(os.close, descriptor)
-            with listening(empty_database_url, woken):
-                announce(empty_database_url)
+            with listening(emend_environment["DATABASE_URL"], woken):
+                announce()
                 woken.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_wakes_and_fails_does_not_end_the_listener(
-    empty_database_url: str, capfd: pytest.CaptureFixture[str]
+    emend_environment: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[bool] = []
     woken = threading.Event()
@@ -102,12 +102,15 @@ def test_who_wakes_and_fails_does_not_end_the_listener(
         if calls.count(True) > 1:
             woken.set()
 
-    listener = Listener(lambda: empty_database_url, wakes)
+    listener = Listener(lambda: emend_environment["DATABASE_URL"], wakes)
     listener.start()
     assert woken.wait(SOON_SECONDS)
     listener.stop()
     assert calls[:3] == [True, False, True]
 
 
-def test_a_promotion_that_cannot_be_announced_is_no_error() -> None:
-    wake.announce("postgresql://nobody@127.0.0.1:1/emend")
+def test_a_promotion_that_cannot_be_announced_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/emend")
+    settings.cache_clear()
+    announce()
+    settings.cache_clear()

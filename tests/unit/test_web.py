@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from enum import StrEnum
@@ -11,7 +10,6 @@ from uuid import UUID
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -266,84 +264,3 @@ def test_a_body_that_is_missing_or_not_said_to_be_json_is_told_so(client: httpx.
         (b"{}", "send the JSON with the header `Content-Type: application/json`; see /docs"),
     ):
         assert client.post("/thing", content=content).json()["error"]["message"] == message
-
-
-class Wire(asyncio.Transport):
-    """Keeps what is written, in the pieces it came in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.closed
-        self.pieces.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
-    async def answer() -> list[bytes]:
-        wire = Wire()
-        joining = web._Joining(wire, asyncio.get_running_loop())
-        joining.write(b"head ")
-        joining.write(b"body")
-        await asyncio.sleep(0)
-        joining.write(b"event 1")
-        await asyncio.sleep(0)
-        joining.write(b"last words")
-        joining.close()
-        await asyncio.sleep(0)
-        assert joining.is_closing()
-        joining.write(b"too late")
-        await asyncio.sleep(0)
-        return wire.pieces
-
-    assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
-
-
-@pytest.mark.parametrize(
-    ("sent", "is_cut_off"),
-    [
-        (b"", True),
-        (b"POST /thing HTTP/1.1\r\nHost: a\r\n", True),
-        (b"POST /thing HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", True),
-        (b"GET /thing HTTP/1.1\r\nHost: a\r\n\r\n", False),  # answered, and kept open for more
-    ],
-)
-def test_who_sends_too_slowly_is_cut_off(
-    sent: bytes, is_cut_off: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(web, "BODY_SECONDS", 0.2)
-    monkeypatch.setattr(web, "LOOK_SECONDS", 0.05)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (message := await receive()).get("more_body"):
-            pass
-        if message["type"] == "http.request":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-    async def scene() -> bool:
-        config = uvicorn.Config(app, port=0, http=web._Http, log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        await asyncio.sleep(1)
-        ended = reader.at_eof() or reader.exception() is not None
-        writer.close()
-        server.should_exit = True
-        await serving
-        return ended
-
-    assert asyncio.run(asyncio.wait_for(scene(), 20)) == is_cut_off

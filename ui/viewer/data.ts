@@ -184,8 +184,10 @@ export const startTrial = (
   body: { version: number; percent: number; reason: string },
 ) => gateway.post(`/models/{name}/${kind}`, { path: { name }, body, timeoutMs: 120_000 });
 
-/** Ends what is being tried out; when nothing is, puts the previous version back. */
-/** version: only if that one is tried out or live; else what is newest is taken back. */
+/**
+ * Ends what is being tried out; when nothing is, puts the previous version back.
+ * version: what is taken back, refused when it is neither tried out nor live; null: what is newest.
+ */
 export const rollBack = (name: string, reason: string, version?: number) =>
   gateway.post("/models/{name}/rollback", { path: { name }, body: { reason, version: version ?? null } });
 

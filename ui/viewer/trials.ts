@@ -28,12 +28,12 @@ export function underWay(trials: readonly Trial[] | undefined): Trial | null {
   return trials?.find(({ ended_at }) => ended_at === null) ?? null;
 }
 
-/** Ends that one, and says so; nothing else, when it went back by itself meanwhile. */
+/** Ends that one, and says so; nothing else, when it went back by itself meanwhile. Other refusals are thrown. */
 export async function endTrial({ model, kind, version }: Trial, reason: string): Promise<string> {
   try {
     return rolledBack(await rollBack(model, reason, version));
   } catch (failed) {
-    if (!(failed instanceof ApiError) || failed.status !== 409) throw failed;
+    if (!(failed instanceof ApiError) || failed.code !== "conflict") throw failed;
     return `The ${kind} of version ${version} had ended already; nothing was changed`;
   }
 }
@@ -52,19 +52,20 @@ export interface Bearing {
   words: string;
 }
 
-/** Where its figures are between fine and a canary's bounds. */
+/** Where its latest figures are between fine and a canary's bounds. */
 export function bearing(trial: Trial): Bearing {
-  const { images, errors, champion_errors, champion, kind } = trial;
+  const { champion, kind, latest } = trial;
+  const { images, errors, champion_errors } = latest;
   const isCanary = kind === "canary";
   if (images === 0) return { tone: "early", words: "No image has been compared yet." };
   const excess = (errors - champion_errors) / images;
-  const failed = `${count(errors)} of its ${count(images)} answers failed, and ${count(champion_errors)} of version ${champion}’s`;
+  const failed = `${count(errors)} of its latest ${count(images)} answers failed, and ${count(champion_errors)} of version ${champion}’s`;
   const compared = images - Math.max(errors, champion_errors);
-  const own = trial.p95_ms ?? 0;
-  const champions = trial.champion_p95_ms ?? 0;
+  const own = latest.p95_ms ?? 0;
+  const champions = latest.champion_p95_ms ?? 0;
   const most = MOST_TIMES_AS_SLOW * champions + SLOWER_BY_MS;
   const canTellSlow = compared >= FEWEST_LATENCIES;
-  const slow = `one in twenty of its answers takes ${milliseconds(own)} or more, of version ${champion}’s ${milliseconds(champions)}`;
+  const slow = `95 of 100 of its latest answers came within ${milliseconds(own)}, of version ${champion}’s within ${milliseconds(champions)}`;
   if (errors >= FEWEST_ERRORS && excess > MOST_EXCESS_ERRORS) return beyond(failed, isCanary);
   if (canTellSlow && own > most) return beyond(slow, isCanary);
   if (errors >= NEAR * FEWEST_ERRORS && excess > NEAR * MOST_EXCESS_ERRORS)
@@ -85,7 +86,7 @@ export function bearing(trial: Trial): Bearing {
 }
 
 function beyond(why: string, isCanary: boolean): Bearing {
-  const then = isCanary ? "It goes back by itself in a moment" : "A canary would have gone back by itself";
+  const then = isCanary ? "It goes back by itself in a moment" : "A canary would go back by itself";
   return { tone: "beyond", words: `${then}: ${why}.` };
 }
 

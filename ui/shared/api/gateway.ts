@@ -187,8 +187,8 @@ export interface paths {
     put?: never;
     /**
      * Let a version answer a share of the images
-     * @description The live version is asked about the same images, behind the answers. It goes back by itself when it fails, or is
-     *     slow, far more than the live one; else it is ended by a rollback or a promotion.
+     * @description The live version is asked about the same images, behind the answers. The canary goes back by itself when it fails
+     *     far more often or is far slower than the live one; else it is ended by a rollback or a promotion.
      */
     post: operations["canary_models__name__canary_post"];
     delete?: never;
@@ -984,6 +984,22 @@ export interface components {
       version?: number | null;
     };
     /**
+     * LatestAnswer
+     * @description Of the last 1,000 to 2,000 images: what a canary's bounds are judged by.
+     */
+    LatestAnswer: {
+      /** Champion Errors */
+      champion_errors: number;
+      /** Champion P95 Ms */
+      champion_p95_ms: number | null;
+      /** Errors */
+      errors: number;
+      /** Images */
+      images: number;
+      /** P95 Ms */
+      p95_ms: number | null;
+    };
+    /**
      * LinkAnswer
      * @example {
      *       "expires_at": "2026-11-21T12:15:00Z",
@@ -1637,6 +1653,13 @@ export interface components {
      *       "id": 3,
      *       "images": 1200,
      *       "kind": "canary",
+     *       "latest": {
+     *         "champion_errors": 0,
+     *         "champion_p95_ms": 6,
+     *         "errors": 0,
+     *         "images": 1200,
+     *         "p95_ms": 8
+     *       },
      *       "model": "doodles",
      *       "p50_ms": 3,
      *       "p95_ms": 8,
@@ -1651,7 +1674,7 @@ export interface components {
     TrialAnswer: {
       /**
        * Agreement
-       * @description Share of them that both named alike, 0..1.
+       * @description Share that both named alike of those that both answered, 0..1.
        */
       agreement: number | null;
       /**
@@ -1686,6 +1709,7 @@ export interface components {
        * @enum {string}
        */
       kind: "shadow" | "canary";
+      latest: components["schemas"]["LatestAnswer"];
       /** Model */
       model: string;
       /**
@@ -1730,10 +1754,9 @@ export interface components {
     TrialRequest: {
       /**
        * Percent
-       * @description Of the images, by their names: the same image meets the same version.
-       * @default 10
+       * @description Share of the images; the same image always meets the same version. Null: 10 for a canary, 100 for a shadow.
        */
-      percent: number;
+      percent?: number | null;
       /**
        * Reason
        * @default asked for over HTTP

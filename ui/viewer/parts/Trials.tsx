@@ -76,7 +76,7 @@ export function OpenTrial({ trial, version, isRegistryAway, oldSince }: OpenTria
             value={count(trial.images)}
             {...(trial.skipped > 0 && { note: `${count(trial.skipped)} left out: too many at once` })}
           />
-          <Figure name="Both named alike" value={trial.agreement === null ? "–" : percent(trial.agreement)} />
+          <Figure name="Same answer" value={trial.agreement === null ? "–" : percent(trial.agreement)} />
         </dl>
         <Sides trial={trial} />
       </div>
@@ -95,8 +95,8 @@ function Sides({ trial }: { trial: Trial }) {
   const time = (ms: number | null) => (ms === null ? "–" : milliseconds(ms));
   const rows: [string, string, string][] = [
     ["Failed", count(trial.errors), count(trial.champion_errors)],
-    ["Half within", time(trial.p50_ms), time(trial.champion_p50_ms)],
-    ["95 of 100 within", time(trial.p95_ms), time(trial.champion_p95_ms)],
+    ["Half came within", time(trial.p50_ms), time(trial.champion_p50_ms)],
+    ["95 of 100 came within", time(trial.p95_ms), time(trial.champion_p95_ms)],
   ];
   return (
     <DataTable

@@ -34,6 +34,7 @@ const canary: Trial = {
   p95_ms: 8,
   champion_p50_ms: 3,
   champion_p95_ms: 6,
+  latest: { images: 1200, errors: 0, champion_errors: 0, p95_ms: 8, champion_p95_ms: 6 },
 };
 const shadow: Trial = { ...canary, kind: "shadow", percent: 100 };
 const ended: Trial = {
@@ -42,15 +43,20 @@ const ended: Trial = {
   outcome: "ended",
   ended_because: "seen enough",
 };
+const lately = (latest: Partial<Trial["latest"]>, trial = canary): Trial => ({
+  ...trial,
+  latest: { ...trial.latest, ...latest },
+});
 const plain = (text: string | null | undefined) => text?.replaceAll("\u00a0", " ");
 
 /** What the gateway answers now, and what it was asked to change. */
 let trials: Trial[] = [];
 let asked: [path: string, body: unknown][] = [];
 let refuses: string | null = null;
+let isPromoting = false;
 
 beforeEach(() => {
-  [trials, asked, refuses] = [[], [], null];
+  [trials, asked, refuses, isPromoting] = [[], [], null, false];
   HTMLDialogElement.prototype.showModal = function () {
     this.open = true;
   };
@@ -61,6 +67,11 @@ beforeEach(() => {
     if (init.method === "GET") return Response.json({ trials });
     asked.push([path, JSON.parse(String(init.body))]);
     if (refuses) return Response.json({ error: { code: "conflict", message: refuses } }, { status: 409 });
+    if (isPromoting)
+      return Response.json(
+        { error: { code: "promotion_under_way", message: "try again in a moment" } },
+        { status: 409 },
+      );
     const over = trials.find(({ ended_at }) => ended_at === null);
     if (path.endsWith("/rollback") && JSON.parse(String(init.body)).version === canary.version && !over)
       return Response.json({ error: { code: "conflict", message: "neither" } }, { status: 409 });
@@ -84,17 +95,18 @@ function show(what: ReactNode) {
 
 describe("what the figures mean", () => {
   test.each([
-    [{ ...canary, images: 0, agreement: null }, "early", /No image has been compared yet/],
-    [{ ...canary, images: 40 }, "early", /No answer failed. How fast .* from 200 images on; 40 so far/],
+    [lately({ images: 0 }), "early", /No image has been compared yet/],
+    [lately({ images: 40 }), "early", /No answer failed. How fast .* from 200 images on; 40 so far/],
     [canary, "fine", /hardly slower/],
-    [{ ...canary, p95_ms: 16 }, "near", /^One in twenty .* 16 ms .* 6 ms. At more than 22 ms it goes back/],
-    [{ ...canary, p95_ms: 24 }, "beyond", /^It goes back by itself in a moment: one in twenty/],
-    [{ ...canary, errors: 18 }, "near", /^18 of its 1,200 answers failed, and 0 of version 6’s. At 2 %/],
-    [{ ...canary, errors: 30 }, "beyond", /^It goes back by itself in a moment: 30 of its 1,200/],
-    [{ ...canary, errors: 30, champion_errors: 30 }, "fine", /hardly slower/],
-    [{ ...canary, images: 10, errors: 2 }, "early", /^2 of its 10 answers failed/],
-    [{ ...shadow, errors: 30 }, "beyond", /^A canary would have gone back by itself/],
-    [{ ...shadow, p95_ms: 16 }, "near", /a canary would go back by itself/],
+    [lately({ p95_ms: 16 }), "near", /^95 of 100 .* 16 ms, .* 6 ms. At more than 22 ms it goes back/],
+    [lately({ p95_ms: 24 }), "beyond", /^It goes back by itself in a moment: 95 of 100/],
+    [lately({ errors: 18 }), "near", /^18 of its latest 1,200 answers failed, and 0 of version 6’s. At 2 %/],
+    [lately({ errors: 30 }), "beyond", /^It goes back by itself in a moment: 30 of its latest 1,200/],
+    [lately({ errors: 30, champion_errors: 30 }), "fine", /hardly slower/],
+    [lately({ images: 10, errors: 2 }), "early", /^2 of its latest 10 answers failed/],
+    [lately({ errors: 30 }, shadow), "beyond", /^A canary would go back by itself/],
+    [lately({ p95_ms: 16 }, shadow), "near", /a canary would go back by itself/],
+    [{ ...canary, images: 1_000_000, errors: 3_000 }, "fine", /hardly slower/],
   ])("case %#", (trial, tone, words) => {
     const found = bearing(trial);
     expect([found.tone, plain(found.words)]).toEqual([tone, expect.stringMatching(words)]);
@@ -218,6 +230,13 @@ describe("ending", () => {
     trials = [{ ...canary, ended_at: "2026-11-21T05:00:00+00:00", outcome: "failed" }];
     end();
     expect(await screen.findByText(/had ended already; nothing was changed/)).toBeTruthy();
+  });
+
+  test("one that could not be ended just now is said to go on", async () => {
+    [trials, isPromoting] = [[canary], true];
+    end();
+    expect((await screen.findByRole("alert")).textContent).toBe("Try again in a moment.");
+    expect(screen.getByRole("dialog")).toBeTruthy();
   });
 
   test("a rollback says that it ends the canary first, and that it did", async () => {

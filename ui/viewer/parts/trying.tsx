@@ -128,7 +128,7 @@ export function whatWillHappen(
   const share = percent === 100 ? "all images" : `${percent ?? "…"}\u00a0% of the images`;
   if (kind === "shadow")
     return `As soon as every model server has loaded it, version ${version} is asked about copies of ${share} and compared, while version ${live} answers as before.`;
-  return `As soon as every model server has loaded it, version ${version} answers ${share}, always the same ones, and goes back by itself when it fails, or is slow, far more than version ${live}.`;
+  return `As soon as every model server has loaded it, version ${version} answers ${share}, always the same ones, and goes back by itself when it fails far more often or is far slower than version ${live}.`;
 }
 
 export function EndTrial({ trial }: { trial: Trial }) {

@@ -1,0 +1,292 @@
+"""What every process's HTTP server bounds, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from structlog.testing import capture_logs
+
+from core import http_server
+from core.http_server import MOST_HEAD_BYTES, Joining, Protocol
+
+GET = b"GET /thing HTTP/1.1\r\nHost: a\r\n\r\n"
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+class Hasty(Protocol):
+    head_seconds = 0.2
+    body_seconds = 0.2
+    look_seconds = 0.02
+    linger_seconds = 0.2
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers when the body is there; at /early at once."""
+    body = b""
+    if scope["path"] != "/early":
+        while (message := await receive()).get("more_body"):
+            body += message["body"]
+        if message["type"] != "http.request":
+            return
+        body += message["body"]
+    told = str(len(body)).encode()
+    head = [(b"content-length", str(len(told)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": told})
+
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+@contextlib.asynccontextmanager
+async def served(protocol: type[Protocol], **config: Any) -> AsyncIterator[Connect]:
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=protocol, ws="none", log_config=None, lifespan="off", **config)
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    opened: list[asyncio.StreamWriter] = []
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        opened.append(writer)
+        return reader, writer
+
+    try:
+        yield connect
+    finally:
+        for writer in opened:
+            writer.close()
+        server.should_exit = True
+        await serving
+
+
+def played(
+    scene: Callable[[Connect], Awaitable[None]], protocol: type[Protocol] = Hasty, **config: Any
+) -> None:
+    async def play() -> None:
+        async with served(protocol, **config) as connect:
+            await scene(connect)
+
+    with asyncio.Runner(
+        loop_factory=uvicorn.Config(app).get_loop_factory()
+    ) as runner:  # uvloop, as in service
+        runner.run(asyncio.wait_for(play(), 20))
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return head, await reader.readexactly(int(length.partition(b":")[2]))
+
+
+async def send_for_ever(writer: asyncio.StreamWriter, data: bytes) -> None:
+    while True:
+        writer.write(data)
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written, in the pieces it came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.pieces.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return asyncio.Protocol()
+
+
+def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
+    async def answer() -> list[bytes]:
+        wire = Wire()
+        joining = Joining(wire, asyncio.get_running_loop())
+        joining.write(b"head ")
+        joining.write(b"body")
+        await asyncio.sleep(0)
+        joining.write(b"event 1")
+        await asyncio.sleep(0)
+        joining.write(b"last words")
+        joining.close()
+        await asyncio.sleep(0)
+        assert joining.is_closing()
+        joining.write(b"too late")
+        await asyncio.sleep(0)
+        return wire.pieces
+
+    assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /thing HTTP/1.1\r\nHost: a\r\n",
+        b"POST /thing HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_who_sends_too_slowly_is_cut_off_and_others_are_not(sent: bytes) -> None:
+    async def scene(connect: Connect) -> None:
+        kept, asking = await connect()
+        asking.write(GET)
+        await answer_of(kept)
+        reader, writer = await connect()  # after the other one, so that this one's time is up later
+        writer.write(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        asking.write(GET)
+        assert (await answer_of(kept))[0].startswith(b"HTTP/1.1 200 ")
+
+    with capture_logs() as logs:
+        played(scene)
+    assert [line["event"] for line in logs].count("cut off") == 1
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, _ = await connect()
+        assert await reader.read() == b""
+
+    with capture_logs() as logs:
+        played(scene)
+    assert "cut off" not in [line["event"] for line in logs]
+
+
+HEADER = b"X-Filler: " + 1000 * b"a" + b"\r\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_head_beyond_its_size_is_refused_and_the_connection_ends(at_once: bool) -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"GET /thing HTTP/1.1\r\nHost: a\r\n")
+        for _ in range(70):
+            writer.write(HEADER)
+            if not at_once:
+                await writer.drain()
+                await asyncio.sleep(0)
+        if at_once:
+            writer.write(b"\r\n")
+        head, body = await answer_of(reader)
+        assert head.startswith(b"HTTP/1.1 431 ")
+        assert b"64 kB" in body
+        assert await reader.read() == b""
+
+    played(scene)
+
+
+def test_a_large_head_within_its_size_and_large_bodies_pass() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        body = bytes(2 * MOST_HEAD_BYTES)
+        one = b"POST /thing HTTP/1.1\r\nHost: a\r\n" + 60 * HEADER + b"Content-Length: %d\r\n\r\n" % len(body)
+        for _ in range(2):
+            writer.write(one + body)
+            head, told = await answer_of(reader)
+            assert (head[:13], told) == (b"HTTP/1.1 200 ", str(len(body)).encode())
+        writer.write(one + body + 2000 * GET + GET[:20])
+        for _ in range(2001):
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+        writer.write(GET[20:])
+        assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+
+    played(scene, Protocol)
+
+
+def test_what_is_no_http_is_told_so() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+        head, body = await answer_of(reader)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"http_400" in body
+
+    played(scene)
+
+
+def test_an_answer_before_the_body_is_whole_is_read_and_is_the_last() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n")
+        for _ in range(8):
+            writer.write(bytes(1_000_000))
+            await writer.drain()
+        head, _ = await answer_of(reader)
+        assert b"connection: close" in head
+        assert await reader.read() == b""
+        with pytest.raises(ConnectionError):  # and what comes yet is not swallowed for ever
+            await send_for_ever(writer, b"x")
+
+    played(scene)
+
+
+def test_an_answer_to_a_whole_body_leaves_the_connection_open() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        for _ in range(3):
+            writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+            head, _ = await answer_of(reader)
+            assert b"connection: close" not in head
+
+    played(scene)
+
+
+def refusing_and_keeping_open() -> type[Protocol]:
+    made = http_server.protocol(lambda data: REFUSED if data.startswith(b"POST") else None)
+    made.look_seconds = 0.02
+    return made
+
+
+def test_what_is_refused_unread_leaves_the_connection_open_as_long_as_an_answer_does() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        await answer_of(reader)
+        started = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < started + 1.5:  # longer than since the answer
+            writer.write(b"POST / HTTP/1.1\r\n\r\n")
+            assert (await answer_of(reader))[0] == REFUSED
+        writer.write(GET)
+        assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+        writer.write(b"POST / HTTP/1.1\r\n\r\n")
+        await answer_of(reader)
+        assert await reader.read() == b""  # idle, it ends
+
+    played(scene, refusing_and_keeping_open(), timeout_keep_alive=1)
+
+
+def test_who_never_reads_refusals_is_cut_off() -> None:
+    async def scene(connect: Connect) -> None:
+        _, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer, b"POST / HTTP/1.1\r\n\r\n")
+
+    made = http_server.protocol(lambda data: bytes(1_000_000) if data.startswith(b"POST") else None)
+    played(scene, made)
+
+
+def test_one_servers_refusals_are_not_anothers() -> None:
+    refusing = http_server.protocol(lambda _: REFUSED)
+    assert refusing.refuse is not None
+    assert Protocol.refuse is None
+    assert http_server.protocol(None) is Protocol
