@@ -34,10 +34,10 @@ SUM_TOLERANCE = 1e-3
 # a tenth more of the processor and no less time.
 _INTRA_OP_THREADS = 2
 _SMALL_GRAPH_BYTES = 4_000_000
-# Arena and memory pattern stay as they are by default, on. Measured with bench/serving's network for drawings on one
-# thread: 0.27, 3.7 and 13.5 ms of processor time for 1, 16 and 64 images, and 25 MB more after 600 batches of 1 to 64
-# images in any order. Without pattern 16.2 ms for 64 (10 MB), without arena 14.3 ms (28 MB), without both 16.7 ms
-# (13 MB); an arena that shrinks after each call 16.4 ms (344 MB).
+# Arena and memory pattern stay on, as they are by default. With bench/serving's network for drawings, on one thread:
+# 0.26, 3.2 and 15.5 ms of processor time for 1, 16 and 64 images, and 25 MB more after 600 batches of 1 to 64 images.
+# Without pattern 0.28, 3.9 and 16.2 ms, 10 MB (medians of three runs each, in turns); without arena 28 MB and no
+# faster; an arena that shrinks after each call 344 MB.
 
 log = telemetry.get_logger(__name__)
 
