@@ -99,10 +99,18 @@ def test_a_run_with_nothing_new_halts_and_says_how_many_are_missing(stack: Stack
 def test_a_request_id_is_in_every_log_on_the_way(stack: Stack, quickdraw: Path) -> None:
     body = {"image": encode(drawings(quickdraw, "cat", 1_000, 1)[0])}
     assert stack.api.post("/invocations/", json=body, headers={"X-Request-Id": "ask-1"}).status_code == 200
+    no_image = stack.api.post("/invocations/", json={}, headers={"X-Request-Id": "refused-1"})
+    assert (
+        no_image.status_code == 400
+    )  # of those that are answered the history has more than a line could tell
     asked = stack.api.post("/pipeline_runs", json={}, headers={"X-Request-Id": "run-please-1"})
     run = stack.finish(asked.json()["run_id"])
     assert run["request_id"] == "run-please-1"
-    for service, request_id in (("gateway", "ask-1"), ("serving", "ask-1"), ("orchestrator", "run-please-1")):
+    for service, request_id in (
+        ("gateway", "refused-1"),
+        ("serving", "ask-1"),
+        ("orchestrator", "run-please-1"),
+    ):
         log = stack.data_dir / "logs" / "services" / f"{service}.log"
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
         assert [line for line in lines if line.get("request_id") == request_id], service
