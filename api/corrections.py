@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from api import history, inbox, metrics, review
 from api.errors import NotYours
 from api.gateway import Gateway, decode_base64, gateway
+from api.history import Recorded
 from api.inbox import Kept, Predicted, Statement
 from api.predictions import png
 from api.review import Decision, Reviewer
@@ -88,6 +89,8 @@ async def save_image(
         idempotency_key=idempotency_key,
         request_sha256=inbox.digest(model.name, data, body.label, body.prediction_id, body.source),
     )
+    # Before the database is asked: what leaves the buffer is written by then.
+    buffered = None if body.prediction_id is None else the.history.buffered(body.prediction_id)
     kept = await anyio.to_thread.run_sync(inbox.keep, statement, settings().data_dir)
     telemetry.bind(correction_id=str(kept.correction.id))
     response = JSONResponse(_answer(kept.correction), status_code=201)
@@ -97,7 +100,7 @@ async def save_image(
         response.headers["Idempotent-Replay"] = "true"
     else:
         log.info("correction kept", model=model.name)
-        _count(the, kept)
+        _count(kept, buffered)
     return response
 
 
@@ -152,8 +155,9 @@ def correction(correction_id: UUID, the: The) -> dict[str, Any]:
     found = receipts.receipt(correction_id)
     if found["prediction"] is None and found["prediction_id"] is not None:
         waiting = the.history.buffered(UUID(found["prediction_id"]))
-        if waiting is not None:
-            found["prediction"] = {"id": waiting.id, "label": waiting.label, "version": waiting.version}
+        if waiting is None:  # it never was, or has been written meanwhile
+            return receipts.receipt(correction_id)
+        found["prediction"] = {"id": waiting.id, "label": waiting.label, "version": waiting.version}
     return found
 
 
@@ -246,14 +250,12 @@ def _answer(correction: Correction) -> dict[str, Any]:
     }
 
 
-def _count(the: Gateway, kept: Kept) -> None:
+def _count(kept: Kept, buffered: Recorded | None) -> None:
     """Does it agree with the prediction it speaks of, written or still in the buffer? And whose was that?"""
     model = kept.correction.model
     predicted = kept.predicted
-    if predicted is None and kept.correction.prediction_id is not None:
-        buffered = the.history.buffered(kept.correction.prediction_id)
-        if buffered is not None and buffered.model == model:
-            predicted = Predicted(buffered.label, buffered.version)
+    if predicted is None and buffered is not None and buffered.model == model:
+        predicted = Predicted(buffered.label, buffered.version)
     if predicted is None:
         version, agreement = "unknown", "unknown"
     else:

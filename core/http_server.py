@@ -116,6 +116,12 @@ class Protocol(HttpToolsProtocol):
             self._head_too_large = True
             self.send_400_response("")
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._needed_bytes:  # told and counted as any other that was broken off
+            self._needed_bytes = 0
+            super().data_received(self._held)
+        super().connection_lost(exc)
+
     def on_message_begin(self) -> None:
         self._in_message = self._in_head = True
         super().on_message_begin()
