@@ -5,8 +5,8 @@
 
 One in its plainest form, a head with nothing that changes how it is read and a body of known length, is taken as it
 came; the route's own endpoint answers it, with the same checks, ids, limits, errors and figures as behind the
-framework, which declares the same route and reads whatever is in doubt. Reading an image's request by uvicorn,
-starlette and FastAPI cost more than answering it (docs/performance.md).
+framework, which declares the same route and reads whatever is in doubt. Reading an image's request by uvicorn and
+starlette was about a fifth of the gateway's time (docs/performance.md).
 
 Past what may wait, a request for the live version is refused with nothing of it read but its head: refusing it as any
 other cost nearly as much as an answer, and at four times of what the gateway can answer half of its time went there.

@@ -52,7 +52,8 @@ With a share of what the champion knows in each pass (one share for all passes h
 
     new weights (seeds 1, 2, 3)                 86.7  87.3  87.8 %    90  100  100 %        88.8  88.8 %    97   97 %
     a quarter, peak 0.08                        87.2  87.5  86.8 %    93  100   97 %        88.8  88.6 %   100   98 %
-    a quarter, peak 0.06 (seeds 2, 3)                 87.6  87.0 %         98   97 %              88.8 %         100 %
+      and seed 3, 30 a category: 88.7 %, 99 %
+    a quarter, peak 0.06 (seeds 2, 3; 30: 2)          87.6  87.0 %         98   97 %              88.8 %         100 %
     a half, peak 0.08 (seed 1)                  87.0 %                95 %                  88.8 %          97 %
     a half, peak 0.12 (seed 1)                  86.8 %                95 %                  88.0 %          95 %
     an eighth, peak 0.08 (seeds 2, 3)                 87.1  86.9 %        100   97 %              88.2 %         99 %
