@@ -74,6 +74,7 @@ class Protocol(HttpToolsProtocol):
     look_seconds: ClassVar[float] = 1.0
 
     _looked_after: ClassVar[WeakSet[ServerState]] = WeakSet()
+    _holding: ClassVar[WeakSet[Protocol]] = WeakSet()  # of whose request some is still to come
     _until = math.inf  # when what is awaited must be here
     _in_message = False
     _in_head = False
@@ -107,6 +108,7 @@ class Protocol(HttpToolsProtocol):
                     self._held = data
                     return
                 self._needed_bytes = 0
+                self._holding.discard(self)
             if self._is_taken(data):
                 return
         if self._in_head or not self._in_message:
@@ -119,6 +121,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._needed_bytes:  # told and counted as any other that was broken off
             self._needed_bytes = 0
+            self._holding.discard(self)
             super().data_received(self._held)
         super().connection_lost(exc)
 
@@ -167,6 +170,11 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.close()
 
+    @classmethod
+    def held_bytes(cls) -> int:
+        """Of requests that are not whole yet, before anything read them."""
+        return sum(len(each._held) for each in cls._holding)
+
     @property
     def awaits_more(self) -> bool:
         """Of a request whose head or body is not whole."""
@@ -205,6 +213,7 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if isinstance(made, int):
             self._held, self._needed_bytes = data, len(data) + made
+            self._holding.add(self)
             self._until = self.loop.time() + self.head_seconds + self.body_seconds
         elif isinstance(made, bytes):
             self._until = self.loop.time() + self.timeout_keep_alive

@@ -226,7 +226,9 @@ class _Bodies:
 @cache
 def _bodies_of(service: str) -> _Bodies:
     found = _Bodies()
-    telemetry.BODY_BYTES.labels(service).set_function(lambda: found.size_bytes)
+    telemetry.BODY_BYTES.labels(service).set_function(
+        lambda: found.size_bytes + http_server.Protocol.held_bytes()
+    )
     return found
 
 

@@ -799,7 +799,7 @@ def test_slow_uploads_take_nobodys_place_and_who_goes_away_is_no_fault_of_ours(
         for _ in range(count):
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(whole("slow")[:-100])
-        # Its connection is the last one: the others have been taken by then.
+        wait_until(lambda: metric(client, 'emend_http_body_bytes{service="gateway"}') > count * 900)
         status, _, _ = asyncio.run(ask(world.gateway.url, whole("quick")))
         assert status == 200
     wait_until(lambda: http_requests(client, 400) == before[400] + count)
