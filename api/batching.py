@@ -25,9 +25,11 @@ from core.errors import EmendError, Unavailable
 
 MOST_IMAGES_A_CALL = 64
 MOST_BYTES = 3_000_000  # of a call; the model server takes 5 MiB
-# Of a model's images, beyond those in the calls under way: as many as are answered in about 30 ms. Past them a request
-# is refused at once, so that those that are answered are answered soon.
-MOST_WAITING = 96
+# Of a model's images, beyond those in the calls under way: as many as are answered in this time, within these bounds.
+# Past them a request is refused at once, so that those that are answered are answered soon.
+WAITING_SECONDS = 0.03
+FEWEST_WAITING, MOST_WAITING = 32, 96
+PRESSED_SECONDS = 0.1  # so long without a pause, and how many were answered meanwhile is what can be
 MOST_REPLAYS = 16  # requests for versions that are not live; a model server takes as many
 SUM_TOLERANCE = 1e-3
 
@@ -60,7 +62,7 @@ class Answer:
 class Places:
     """How much may be under way at once, and what is: `with places.taken(3): …`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: float) -> None:
         self.most = most
         self.in_use = 0
 
@@ -71,6 +73,42 @@ class Places:
     def taken(self, count: int) -> Taken:
         self.in_use += count
         return Taken(self, count)
+
+    def give_back(self, count: int) -> None:
+        self.in_use -= count
+
+
+class PacedPlaces(Places):
+    """As many as are soon answered: in calls, and waiting. How fast that goes is seen while there is always more to do.
+
+    in_calls: images that the calls under way may hold. clock: seconds.
+    """
+
+    def __init__(self, in_calls: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(in_calls + MOST_WAITING)
+        self._in_calls = in_calls
+        self._clock = clock
+        self._answered = 0
+        self._since = 0.0
+
+    def taken(self, count: int) -> Taken:
+        if self.in_use < self._in_calls <= self.in_use + count:
+            self._answered, self._since = 0, self._clock()
+        return super().taken(count)
+
+    def give_back(self, count: int) -> None:
+        super().give_back(count)
+        if self.in_use < self._in_calls:  # what could be answered is not seen
+            return
+        self._answered += count
+        now = self._clock()
+        seconds = now - self._since
+        if seconds < PRESSED_SECONDS:
+            return
+        waiting = WAITING_SECONDS * self._answered / seconds
+        wanted = self._in_calls + min(max(waiting, FEWEST_WAITING), MOST_WAITING)
+        self.most = (3 * self.most + wanted) / 4  # a window's own hiccup is not all
+        self._answered, self._since = 0, now
 
 
 class Taken:
@@ -86,7 +124,7 @@ class Taken:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._places.in_use -= self._count
+        self._places.give_back(self._count)
 
 
 @dataclass(frozen=True)
@@ -114,26 +152,25 @@ class Batcher:
     """Belongs to one event loop. calls_at_once: for each version of a model; one for each model server."""
 
     def __init__(self, score: Score, calls_at_once: int = 1) -> None:
-        self.most_admitted = MOST_WAITING + calls_at_once * MOST_IMAGES_A_CALL
         self._score = score
         self._calls_at_once = calls_at_once
         self._lanes: dict[tuple[str, int | None], _Lane] = {}
-        self._admitted: dict[str, Places] = {}
+        self._admitted: dict[str, PacedPlaces] = {}
         self._replays = Places(MOST_REPLAYS)
 
-    def admitted(self, model: str) -> int:
-        """Images of people's requests that are decoded, wait or are asked about."""
+    def places(self, model: str) -> Places:
+        """For images of people's requests that are decoded, wait or are asked about."""
         places = self._admitted.get(model)
-        return 0 if places is None else places.in_use
+        if places is None:
+            places = self._admitted[model] = PacedPlaces(self._calls_at_once * MOST_IMAGES_A_CALL)
+        return places
 
     def admit(self, model: str, images: int) -> Taken:
         """For a request's images, from before they are decoded until they are answered: `with batcher.admit(…): …`.
 
         Whichever version answers in the end. Raises TooBusy when there are enough.
         """
-        places = self._admitted.get(model)
-        if places is None:
-            places = self._admitted[model] = Places(self.most_admitted)
+        places = self.places(model)
         if not places.has(images):
             metrics.REFUSED.labels(model).inc()
             raise refusal(model)

@@ -84,7 +84,8 @@ class Direct:
 
     def _is_full(self) -> bool:
         batcher: Batcher = self._app.state.gateway.batcher
-        return batcher.admitted(self._default_model) + self._starting >= batcher.most_admitted
+        places = batcher.places(self._default_model)
+        return places.in_use + self._starting >= places.most
 
     def _refuse(self, route: LeanRoute, headers: Headers) -> bytes:
         """No line in the log: there would be thousands."""

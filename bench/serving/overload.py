@@ -2,11 +2,12 @@
 
     python -m bench.serving.overload [--rounds 5] [--seconds 5] [--times 4]
 
-Ours alone, as bench.serving starts it. First its peak: 64 connections that ask again at once. Then so many times that
-is offered: 512 connections, each of which pauses after an answer so that all of them together would ask that often if
-they were answered at once, and takes a refusal for an answer. What the answered waited is measured by eight connections
-of another client among them (wrk does not tell refused from answered). Rounds alternate; figures are their medians. The
-last line is JSON.
+Ours alone, as bench.serving starts it. First its peak: 64 connections, of which 56 ask again at once. Then so many
+times that is offered: 512 connections, each of which pauses after an answer so that all of them together would ask that
+often if they were answered at once, and takes a refusal for an answer. Both times eight connections are of another
+client, a slower one that pauses 20 ms, which measures what the answered waited (wrk does not tell refused from
+answered). Rounds alternate; figures are their medians. Processor time is told of each process, in cores. The last line
+is JSON.
 
 Results: docs/performance.md.
 """
@@ -18,6 +19,7 @@ import http.client
 import json
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import threading
@@ -26,8 +28,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 from bench.serving.__main__ import SHAPES, images
+from bench.serving.memory import NAMES
 from bench.serving.servers import Server, ours
 from bench.serving.weights import write_weights
 from bench.serving.wrk import ask, find_wrk, write_script
@@ -56,22 +60,18 @@ def main() -> None:
             at_once = write_script(folder / "peak.lua", bodies)
             ask(wrk, at_once, server.url, PEAK_CONNECTIONS, 2)  # warm
             for number in range(given.rounds):
-                peak = ask(wrk, at_once, server.url, PEAK_CONNECTIONS, given.seconds)
-                pause = 1000 * MANY_CONNECTIONS / (given.times * peak.per_second)
+                peak = measured(wrk, at_once, server, texts, PEAK_CONNECTIONS, given.seconds)
+                pause = 1000 * MANY_CONNECTIONS / (given.times * peak["answered_per_second"])
                 script = write_script(folder / "many.lua", bodies, pause)
-                with Probe(server, texts) as probe:
-                    many = ask(wrk, script, server.url, MANY_CONNECTIONS, given.seconds, may_refuse=True)
-                answered = many.per_second + len(probe.answered) / given.seconds
-                overload = {
-                    "offered_per_second": round(many.per_second + many.refused_per_second),
-                    "answered_per_second": round(answered),
-                    "answered_of_peak": round(answered / peak.per_second, 3),
-                    "answered_p99_ms": round(1000 * float(np.percentile(probe.answered, 99)), 1),
-                    "p99_ratio": round(1000 * float(np.percentile(probe.answered, 99)) / peak.p99_ms, 2),
-                }
-                peaks.append({"per_second": round(peak.per_second), "p99_ms": round(peak.p99_ms, 1)})
+                overload = measured(wrk, script, server, texts, MANY_CONNECTIONS, given.seconds)
+                overload["of_peak"] = round(overload["answered_per_second"] / peak["answered_per_second"], 3)
+                overload["times_offered"] = round(
+                    overload["offered_per_second"] / peak["answered_per_second"], 2
+                )
+                overload["p99_ratio"] = round(overload["p99_ms"] / peak["p99_ms"], 2)
+                peaks.append(peak)
                 overloads.append(overload)
-                print(f"round {number + 1}: peak {peaks[-1]}, overload {overload}", flush=True)
+                print(f"round {number + 1}: peak {peak}, overload {overload}", flush=True)
     print(
         json.dumps(
             {
@@ -85,6 +85,32 @@ def main() -> None:
             }
         )
     )
+
+
+def measured(
+    wrk: str, script: Path, server: Server, texts: list[str], connections: int, seconds: float
+) -> dict[str, float]:
+    before = processor_seconds(server)
+    with Probe(server, texts) as probe:
+        many = ask(wrk, script, server.url, connections - PROBES, seconds, may_refuse=True)
+    after = processor_seconds(server)
+    answered = many.per_second + len(probe.answered) / seconds
+    waited = 1000 * np.percentile(probe.answered, [50, 99])
+    return {
+        "offered_per_second": round(answered + many.refused_per_second),
+        "answered_per_second": round(answered),
+        "p50_ms": round(float(waited[0]), 1),
+        "p99_ms": round(float(waited[1]), 1),
+        **{f"{name}_cores": round((after[name] - before[name]) / seconds, 2) for name in after},
+    }
+
+
+def processor_seconds(server: Server) -> dict[str, float]:
+    """wrk's are those of all children that ended."""
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in zip(NAMES, server.groups, strict=True)}
+    found = {name: each.user + each.system for name, each in times.items()}
+    wrk = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found | {"wrk": wrk.ru_utime + wrk.ru_stime, "other_client": time.process_time()}
 
 
 class Probe:

@@ -746,11 +746,11 @@ async def answered(asking: list[asyncio.Task[tuple[int, bytes, float]]], count: 
 
 @pytest.mark.parametrize("request_of", [whole, upload])
 def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answered(
-    world: World, request_of: Callable[[str], bytes]
+    world: World, tmp_path: Path, request_of: Callable[[str], bytes]
 ) -> None:
-    url, run = world.gateway.url, uuid.uuid4().hex[:8]
+    run = uuid.uuid4().hex[:8]
 
-    async def scene() -> list[tuple[int, bytes, float]]:
+    async def scene(url: str) -> list[tuple[int, bytes, float]]:
         asking = [
             asyncio.create_task(ask(url, request_of(f"{run}-{number}")))
             for number in range(MOST_ADMITTED + 20)
@@ -762,11 +762,14 @@ def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answ
         world.model_server.go_on()
         return [await each for each in asking]
 
-    world.model_server.freeze()
-    try:
-        answers = asyncio.run(scene())
-    finally:
-        world.model_server.go_on()
+    env = environment(world.postgres.url, world.data_dir, world.model_server.url)
+    with GatewayProcess(tmp_path, env) as gateway:  # of its own: it has not seen yet how fast it answers
+        world.model_server.freeze()
+        try:
+            answers = asyncio.run(scene(gateway.url))
+        finally:
+            world.model_server.go_on()
+        log = gateway.log.read_text()
     assert [status for status, _, _ in answers].count(200) == MOST_ADMITTED
     for status, told, seconds in answers:
         if status != 200:
@@ -774,7 +777,6 @@ def test_past_what_may_wait_a_request_is_refused_at_once_and_the_others_are_answ
             assert b'"too_busy"' in told
             assert b"retry-after: 1\r\n" in told
             assert seconds < 5
-    log = world.gateway.log.read_text()
     assert f"{run}-read" in log
     assert f"{run}-unread" not in log
 

@@ -79,7 +79,8 @@ def ask(
 
 def test_the_limit_is_the_gateways_and_the_documentations() -> None:
     assert bulk.MOST_IMAGES == schemas.MOST_IMAGES
-    assert bulk.MOST_UNDER_WAY < batching.MOST_WAITING  # people are not refused because of a folder
+    # People are not refused because of a folder.
+    assert bulk.MOST_UNDER_WAY < batching.MOST_IMAGES_A_CALL + batching.FEWEST_WAITING
     assert bulk.IMAGES_A_REQUEST <= bulk.MOST_IMAGES
     documented = (ROOT / "docs" / "api.md").read_text()
     assert re.search(rf"\| images in one request \| {schemas.MOST_IMAGES} \|", documented)

@@ -10,12 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from api.batching import (
+    FEWEST_WAITING,
     MOST_BYTES,
     MOST_IMAGES_A_CALL,
     MOST_REPLAYS,
     MOST_WAITING,
     Answer,
     Batcher,
+    PacedPlaces,
     TooBusy,
 )
 from api.errors import BadAnswer
@@ -172,22 +174,49 @@ def test_who_went_away_is_not_sent() -> None:
 
 def test_places_are_for_images_from_before_they_are_decoded_until_they_are_answered() -> None:
     async def scene(_: Server, batcher: Batcher) -> None:
-        assert batcher.most_admitted == MOST_WAITING + MOST_IMAGES_A_CALL
+        places = batcher.places("doodles")
+        assert places.most == MOST_WAITING + MOST_IMAGES_A_CALL
         with batcher.admit("doodles", 64), batcher.admit("doodles", 64):
             with pytest.raises(TooBusy):
                 batcher.admit("doodles", 64)
             batcher.admit("photos", 64)
             with batcher.admit("doodles", 32), pytest.raises(TooBusy):
                 batcher.admit("doodles", 1)
-            assert batcher.admitted("doodles") == 128
-        assert batcher.admitted("doodles") == 0
+            assert places.in_use == 128
+        assert places.in_use == 0
         with pytest.raises(BadAnswer), batcher.admit("doodles", 5):
             raise BadAnswer("no")
-        assert batcher.admitted("doodles") == 0
+        assert places.in_use == 0
         with batcher.admit("doodles", 1000):  # alone
             pass
 
     played(scene)
+
+
+@pytest.mark.parametrize(
+    ("answered_per_second", "waiting"), [(100, FEWEST_WAITING), (2000, 60), (50_000, MOST_WAITING)]
+)
+def test_as_many_may_wait_as_are_soon_answered(answered_per_second: float, waiting: int) -> None:
+    now = 0.0
+    places = PacedPlaces(MOST_IMAGES_A_CALL, clock=lambda: now)
+    waiting_at_first = places.most - MOST_IMAGES_A_CALL
+    assert waiting_at_first == MOST_WAITING
+
+    def press(seconds: float) -> None:
+        nonlocal now
+        until = now + seconds
+        while now < until:
+            now += 1 / answered_per_second
+            with places.taken(1):
+                pass
+
+    press(1)  # one after another: nothing is known of what could be answered
+    assert places.most == MOST_IMAGES_A_CALL + MOST_WAITING
+    with places.taken(MOST_IMAGES_A_CALL):
+        press(3)
+    assert places.most == pytest.approx(MOST_IMAGES_A_CALL + waiting, abs=1.5)
+    press(1)
+    assert places.most == pytest.approx(MOST_IMAGES_A_CALL + waiting, abs=1.5)
 
 
 def test_requests_for_other_versions_have_places_of_their_own() -> None:
@@ -256,7 +285,7 @@ def test_while_the_version_cannot_be_asked_again_such_a_request_is_refused() -> 
 
 def test_as_many_calls_are_under_way_as_there_are_model_servers() -> None:
     async def scene(server: Server, batcher: Batcher) -> None:
-        assert batcher.most_admitted == MOST_WAITING + 2 * MOST_IMAGES_A_CALL
+        assert batcher.places("doodles").most == MOST_WAITING + 2 * MOST_IMAGES_A_CALL
         server.open.clear()
         waiting = []
         for calls in (1, 2):
