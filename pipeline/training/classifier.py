@@ -341,7 +341,7 @@ class Classifier(Trainer):
         total = loss_sum.item()
         if not math.isfinite(total):
             raise TrainingDiverged(
-                f"the loss became {total} in epoch {epoch} of {self.epochs}; lower train.learning_rate "
+                f"the loss became {total} in epoch {epoch} of {self.epochs}; lower {self.rate_key} "
                 f"(now {self._learning_rate:g}) in params.yaml and run again"
             )
         return total

@@ -131,6 +131,11 @@ class Trainer(ABC):
         return None
 
     @property
+    def rate_key(self) -> str:
+        """What of params.yaml says how far a step goes: to be lowered when training diverges."""
+        return "train.warm_learning_rate" if self.starts_from_base else "train.learning_rate"
+
+    @property
     def made_with(self) -> str:
         """What decides the weights besides data and configuration: a checkpoint of another one is not taken up."""
         return ""
@@ -198,8 +203,8 @@ class Trainer(ABC):
         ]
         if wrong:
             raise TrainingDiverged(
-                f"after epoch {epoch} of {self.epochs}: {', '.join(wrong)}; lower train.learning_rate in params.yaml "
-                "and start a new run"
+                f"after epoch {epoch} of {self.epochs}: {', '.join(wrong)}; lower {self.rate_key} in params.yaml and "
+                "start a new run"
             )
         return plain
 

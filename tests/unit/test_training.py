@@ -186,6 +186,9 @@ def test_a_loss_that_is_no_number_stops_training_and_says_what_to_change(tmp_pat
 
     with pytest.raises(TrainingDiverged, match=r"epoch 1 of 3; lower train\.learning_rate \(now 0\.24\)"):
         Poisoned(CONFIG, device=CPU).fit(lines_data(), 2)
+    base = champion(tmp_path, Network(1, (8, 16), 2))
+    with pytest.raises(TrainingDiverged, match=r"epoch 1 of 1; lower train\.warm_learning_rate \(now 0\.06\)"):
+        Poisoned(CONFIG, device=CPU).fit(lines_data(), 2, base=base)
 
 
 class Crammed(Classifier):
