@@ -13,8 +13,9 @@ real drawings. Three ways:
                 otherwise the same
     scratch     the drawings of `corrected`, trained from new weights each time
 
-All trainings see the starter doodles again, and corrections with the product's loss weight; as in the product a tenth
-of each goes to validation and a tenth to the exam, by hash, and is not trained on. A person corrects five drawings.
+All trainings have the starter doodles again, of which one that goes on from a version sees a share in each pass
+(`train.replay`), and corrections with the product's weight; as in the product a tenth of each goes to validation and a
+tenth to the exam, by hash, and is not trained on. A person corrects five drawings.
 Where a version gets fewer than k drawings of a category wrong, fewer are corrected, and the table says how many.
 
 Rows 1000 to 1999 of each file are what people draw, rows 2000 to 2999 what is asked; nothing was tuned on either. The
