@@ -5,8 +5,9 @@ at a time, so that a folder may be of any size.
 """
 
 MOST_IMAGES = 64  # in one request, the gateway's limit: api/schemas.py
-# The gateway refuses everybody while 96 images wait (api/batching.py). As many under way here as it lets wait, and it
-# refused 65 of 590 requests of eight people who drew meanwhile; with three quarters as many none of 996. Two thirds of
-# what it lets wait are two requests of a size that fills a call to the model server half.
+# Under way here at most: beside them the gateway (api/batching.py), with one model server, admits 96 images of other
+# people before it refuses everybody. 32 are half a call to the model server, so two requests fill one. Tried while it
+# refused when 96 waited: with as many from here it refused 65 of 590 requests of eight people who drew meanwhile, with
+# three quarters as many none of 996.
 IMAGES_A_REQUEST = 32
 MOST_UNDER_WAY = 64
