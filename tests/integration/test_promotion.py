@@ -45,6 +45,7 @@ from pipeline.trials import start_trial
 from tests.support.kills import stopped
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ROOT, ModelServer
+from tests.support.trials import begin_trial
 
 MODEL = "doodles"
 LIVE, GOOD, NOT_A_NUMBER, LIAR = 1, 2, 3, 4
@@ -376,22 +377,6 @@ def test_a_persons_promotion_killed_after_champion_moved_is_done_once(home: Path
     assert ledger() == [("promote", GOOD, LIVE, "done")]
 
 
-def try_out(version: int, kind: TrialKind = TrialKind.canary) -> None:
-    """It is under way, beside the live version."""
-    with session() as db:
-        db.add(
-            Trial(
-                model=MODEL,
-                kind=kind,
-                version=version,
-                champion=LIVE,
-                percent=10,
-                started_by="me",
-                reason="test",
-            )
-        )
-
-
 def tried_out() -> list[tuple[int, int, TrialOutcome | None]]:
     """Oldest first: which version, beside which, how it ended."""
     with session() as db:
@@ -399,7 +384,7 @@ def tried_out() -> list[tuple[int, int, TrialOutcome | None]]:
 
 
 def test_a_trial_is_ended_while_something_else_of_the_model_goes_on(home: Path, registry: Registry) -> None:
-    try_out(GOOD)
+    begin_trial(MODEL, GOOD, LIVE)
     with promotion.promotion_lock(MODEL):
         done = promotion.rollback(MODEL, actor="me", reason="seen enough")
     assert (done["ended_trial"], done["version"], done["replaced_version"]) == ("canary", LIVE, GOOD)
@@ -426,7 +411,7 @@ def test_a_killed_promotion_of_the_tried_version_is_what_a_rollback_takes_back(
     home: Path, server: ModelServer, registry: Registry, asked: int | None
 ) -> None:
     """It was killed between the two aliases."""
-    try_out(GOOD)
+    begin_trial(MODEL, GOOD, LIVE)
     left_open(GOOD)
     registry.set_alias(MODEL, "champion", GOOD)
     announce()
@@ -442,7 +427,7 @@ def test_a_killed_promotion_of_the_tried_version_is_what_a_rollback_takes_back(
 def test_a_promotion_of_the_tried_version_killed_before_champion_moved_leaves_the_trial_to_be_ended(
     home: Path, registry: Registry
 ) -> None:
-    try_out(GOOD)
+    begin_trial(MODEL, GOOD, LIVE)
     left_open(GOOD)
     assert promotion.rollback(MODEL, actor="me", reason="test")["ended_trial"] == "canary"
     assert tried_out() == [(GOOD, LIVE, TrialOutcome.ended)]

@@ -45,8 +45,6 @@ from core.database import (
     RunStatus,
     Stage,
     StageStatus,
-    Trial,
-    TrialKind,
     Trigger,
     session,
 )
@@ -59,6 +57,7 @@ from pipeline.stages import STAGES
 from tests.support.gateway import params
 from tests.support.http_server import http_client
 from tests.support.processes import free_port
+from tests.support.trials import begin_trial
 
 ROOT = Path(__file__).parents[2]
 
@@ -576,31 +575,13 @@ def test_up_names_a_taken_port_and_does_not_say_that_something_was_stopped(
 # Trials
 
 
-def begun_trial(**values: Any) -> None:
-    with session() as db:
-        db.add(
-            Trial(
-                **{
-                    "model": "pets",
-                    "kind": TrialKind.canary,
-                    "version": 7,
-                    "champion": 6,
-                    "percent": 10,
-                    "started_by": "ann",
-                    "reason": "better?",
-                    **values,
-                }
-            )
-        )
-
-
 @pytest.mark.usefixtures("emend_environment")
 def test_the_end_of_a_trial_names_the_command_that_goes_back_further(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_a_terminal(200, monkeypatch)
     add_model("pets")
-    begun_trial()
+    begin_trial("pets")
     assert exit_code("rollback", "--model", "pets") == 0
     told = capsys.readouterr().out
     assert "the canary of pets, version 7, is over; version 6 stays live" in told
@@ -610,7 +591,7 @@ def test_the_end_of_a_trial_names_the_command_that_goes_back_further(
 @pytest.mark.usefixtures("emend_environment")
 def test_a_second_trial_is_refused_with_commands_that_say_which(capsys: pytest.CaptureFixture[str]) -> None:
     add_model("pets")
-    begun_trial()
+    begin_trial("pets")
     assert exit_code("shadow", "8", "--model", "pets") == 1
     told = capsys.readouterr().err
     assert "version 7 is a canary of pets already" in told
@@ -629,7 +610,8 @@ def test_trials_say_whose_figures_they_are(
     counted = trials.Counted()
     for _ in range(4):
         counted.count(3, None, agrees=False)
-    begun_trial(
+    begin_trial(
+        "pets",
         images=4,
         champion_errors=4,
         latencies=counted.latencies,

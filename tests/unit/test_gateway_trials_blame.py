@@ -21,6 +21,7 @@ from core.errors import Conflict, NotFound, Unavailable
 from core.images import Decoded, name_of
 from core.trials import LATENCY_BOUNDS_MS
 from tests.support.gateway import add_model
+from tests.support.trials import begin_trial
 
 CHAMPION, CANARY = 1, 2
 NAMES = {CHAMPION: ("cat", "dog"), CANARY: ("cat", "dog")}
@@ -51,19 +52,8 @@ class Scene:
     def __init__(self, kind: TrialKind) -> None:
         self.servers = Servers()
         self.trials = Trials(Batcher(self.servers.score))
-        with core.database.session() as db:
-            row = Trial(
-                model="doodles",
-                kind=kind,
-                version=CANARY,
-                champion=CHAMPION,
-                percent=100,
-                started_by="me",
-                reason="",
-            )
-            db.add(row)
-            db.flush()
-            self.open_trial = OpenTrial(row.id, kind, CANARY, 100)
+        trial_id = begin_trial("doodles", CANARY, CHAMPION, kind=kind, percent=100)
+        self.open_trial = OpenTrial(trial_id, kind, CANARY, 100)
 
     async def ask(self) -> int | None:
         """The version that answered."""

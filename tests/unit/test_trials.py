@@ -11,6 +11,7 @@ from core import trials
 from core.database import LedgerEntry, Model, Trial, TrialKind, TrialOutcome, session
 from core.trials import Counted
 from tests.support.gateway import params
+from tests.support.trials import begin_trial
 
 
 def counted(
@@ -182,23 +183,13 @@ def model(emend_environment: dict[str, str]) -> str:
     return "doodles"
 
 
-def begun(model: str, kind: TrialKind = TrialKind.canary) -> int:
-    with session() as db:
-        trial = Trial(
-            model=model, kind=kind, version=7, champion=6, percent=10, started_by="ann", reason="better?"
-        )
-        db.add(trial)
-        db.flush()
-        return trial.id
-
-
 def read(trial_id: int) -> Trial:
     with session() as db:
         return db.get_one(Trial, trial_id)
 
 
 def test_what_several_gateways_count_comes_together(model: str) -> None:
-    trial_id = begun(model)
+    trial_id = begin_trial(model)
     flushes = [counted(600, errors=3, disagreed=6), counted(900, ms=20, champion_errors=4), counted(40)]
     for each in flushes:
         with session() as db:
@@ -220,7 +211,7 @@ def test_what_several_gateways_count_comes_together(model: str) -> None:
 
 
 def test_what_comes_after_the_end_is_not_counted(model: str) -> None:
-    trial_id = begun(model)
+    trial_id = begin_trial(model)
     with session() as db:
         trials.end(db, db.get_one(Trial, trial_id), TrialOutcome.ended, "seen enough", actor="ann")
     with session() as db:
@@ -238,7 +229,7 @@ def test_what_comes_after_the_end_is_not_counted(model: str) -> None:
 def test_it_is_over_when_the_champion_moves(
     model: str, champion: int, outcome: TrialOutcome, because: str, entries: int
 ) -> None:
-    trial_id = begun(model)
+    trial_id = begin_trial(model)
     with session() as db:
         trials.champion_moved(db, model, champion, actor="run 3")
     found = read(trial_id)
