@@ -183,6 +183,8 @@ def _product(home: Path) -> Check:
         )
     other = []
     for package, version in sorted(recorded.items()):
+        if package == workspace.STARTS_FROM:
+            continue
         try:
             present = __version__ if package == "emend" else installed_version(package)
         except PackageNotFoundError:

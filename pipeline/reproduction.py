@@ -1,8 +1,7 @@
 """`emend reproduce RUN`: does the home's history really give the same model again?
 
 Clones the home at the run's tag, with its DVC cache, runs `dvc repro` on everything, and compares the new
-weights and graph with those the tag's dvc.lock names. The same kind of CPU, thread count and lock file are
-needed for equal bits.
+weights and graph with those the tag's dvc.lock names. The same kind of CPU and lock file are needed for equal bits.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from pipeline.dataset import shard_version, shards
 from pipeline.git import HomeLocked, WorkspaceError, git
 
 PROJECT = Path(__file__).parents[1]
+STARTS_FROM = "starts_from"  # of product.json; all else there are packages and their versions
 WEIGHTS = ("model.onnx", "weights.safetensors")  # in model/ and base/; what else is there is small
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5, 20  # of DVC's S3 client
 PRESETS = {"doodles": PROJECT / "params.yaml", "photos": PROJECT / "pipeline" / "presets" / "photos.yaml"}
@@ -93,11 +94,25 @@ def create_home(home: Path, params_yaml: str) -> None:
     git(home, "commit", "--quiet", "--message", f"A new home for {home.name}")
 
 
-def write_product(home: Path) -> None:
-    """What made the figures besides data and parameters: a dependency of training, so recorded with each run."""
+def write_product(home: Path, weights: object = None) -> None:
+    """What made the figures besides data and parameters: a dependency of training, so recorded with each run.
+
+    weights: `train.options.weights`; the file that it names, if it does, is a dependency too.
+    """
     made_by = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "pillow")
     versions = {name: package_version(name) for name in made_by}
-    write_json(home / "product.json", {"emend": __version__, **versions})
+    product = {"emend": __version__, STARTS_FROM: _dependency(home, weights), **versions}
+    write_json(home / "product.json", product)
+
+
+def _dependency(home: Path, weights: object) -> str:
+    """The file of weights as dvc.yaml is to name it; one of base/ where there is none that DVC could depend on."""
+    if isinstance(weights, str) and (home / weights).is_file():
+        path = (home / weights).resolve()
+        made_here = (home / name for name in ("model", "reports", "product.json"))
+        if not any(path.is_relative_to(made.resolve()) for made in made_here):
+            return weights
+    return "base/version.json"
 
 
 def latest_dataset_version(home: Path) -> int:

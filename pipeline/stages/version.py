@@ -30,7 +30,7 @@ def version(stage: StageRun) -> Result:
     if after > before:
         _add_shard(stage, after)
     _bring_base(stage)
-    workspace.write_product(stage.home)
+    workspace.write_product(stage.home, stage.params.train.options.get("weights"))
     new_images = int(stage.result_of("merge")["new_images"])
     started = time.perf_counter()
     if after > before:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from core.settings import settings
+from core.storage import write_json
 from pipeline import workspace
 from pipeline.git import HomeLocked, WorkspaceError
+from pipeline.stages import StageRun
+from pipeline.stages.version import version
 from pipeline.workspace import HomeChanged
 
 # Of a library that DVC uses; the version stage, a process of its own, does not show it.
@@ -160,6 +165,52 @@ def train(home: Path, run: int, base: bytes | None, model: bytes) -> None:
         (home / "reports" / report).write_text(f"{run}\n")
     workspace.record_dataset(home, 1, f"dataset 1 (run {run})", new=run == 1)
     workspace.record_run(home, run, f"run {run}")
+
+
+def recorded(home: Path) -> dict[str, str]:
+    """The dependencies of the latest training, with their hashes."""
+    lock = yaml.safe_load(git(home, "show", "HEAD:dvc.lock"))
+    return {entry["path"]: entry["md5"] for entry in lock["stages"]["train"]["deps"]}
+
+
+def test_a_file_of_given_weights_is_a_dependency_of_training(home: Path) -> None:
+    add_shard(home, 1)
+    given = home / "weights" / "given.pth"
+    given.parent.mkdir()
+    given.write_bytes(b"some")
+    workspace.write_product(home, "weights/given.pth")
+    train(home, 1, None, b"weights 1")
+    first = recorded(home)
+    assert set(first) == {"base", "dataset", "product.json", "weights/given.pth"}
+    given.write_bytes(b"others")  # under the same name
+    train(home, 2, None, b"weights 2")
+    again = recorded(home)
+    assert {path for path in first if first[path] != again[path]} == {"weights/given.pth"}
+
+
+def test_a_run_names_the_file_of_weights_that_its_parameters_name(home: Path) -> None:
+    (home / "given.pth").touch()
+    params = yaml.safe_load(PARAMS)
+    params["train"]["options"] = {"weights": "given.pth"}
+    run = home / "runs" / "1"
+    write_json(run / "manifest.json", {"dataset_version": 0, "champion_version": None})
+    write_json(run / "merge.json", {"data": {"new_images": 0}})
+    write_json(run / "categories.json", {})
+    (run / "params.yaml").write_text(yaml.safe_dump(params))
+    version(StageRun(home, 1))
+    product = json.loads(git(home, "show", "dataset-1:product.json"))
+    assert product[workspace.STARTS_FROM] == "given.pth"
+
+
+@pytest.mark.parametrize("weights", [None, "download", "weights/gone.pth", "weights", "model/given.pth", 3])
+def test_weights_that_are_no_file_of_their_own_are_no_dependency(home: Path, weights: object) -> None:
+    add_shard(home, 1)
+    for folder in ("weights", "model"):
+        (home / folder).mkdir()
+    (home / "model" / "given.pth").touch()
+    workspace.write_product(home, weights)
+    train(home, 1, None, b"weights 1")
+    assert set(recorded(home)) == {"base", "base/version.json", "dataset", "product.json"}
 
 
 def cached(home: Path) -> set[bytes]:
