@@ -8,16 +8,16 @@ What they must know of the registry is asked before the transaction: a row must 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core import telemetry, trials, withdrawal
+from core import telemetry, withdrawal
 from core.database import (
     IN_DATASET,
     Category,
@@ -27,7 +27,6 @@ from core.database import (
     Import,
     ImportStatus,
     LedgerAction,
-    LedgerEntry,
     LedgerOutcome,
     Model,
     Outcome,
@@ -41,7 +40,7 @@ from core.database import (
 from core.registry import Registry, RegistryError
 from core.settings import settings
 from core.storage import write_durably
-from pipeline import schedule, workspace
+from pipeline import retention, schedule, workspace
 from pipeline.champion import MOVED_BACK, Aliases, aliases_of
 from pipeline.params import load
 from pipeline.promotion import close_entry, entry_of, open_entry
@@ -429,85 +428,9 @@ def final_status(run: Run, results: Mapping[str, Any]) -> tuple[RunStatus, str]:
     return RunStatus.succeeded, run.verdict["sentence"] if promotion["promoted"] else promotion["why"]
 
 
-def _may_go(db: Session, run: Run, _: Manifest) -> Manifest:
-    expired, kept = _runs_by_weights(db, run)
-    return {
-        "settled_files": _settled_files(db, run),
-        "expired": [{"run": each.id, "version": each.version} for each in expired],
-        "kept_runs": [each.id for each in kept],
-    }
-
-
-def _runs_by_weights(db: Session, run: Run) -> tuple[list[Run], list[Run]]:
-    """(whose weights may go, whose stay). The newest `cleanup.keep_runs` versions stay, and as many of those promoted
-    last: a rollback may go back to them. A shadow or canary stays, and a version that an alias names; the stage asks
-    the registry."""
-    keep_runs = load(settings().data_dir / run.model / "runs" / str(run.id)).cleanup.keep_runs
-    runs = db.scalars(
-        select(Run).where(Run.model == run.model, Run.weights_removed_at.is_(None)).order_by(Run.id.desc())
-    ).all()
-    versioned = [each for each in runs if each.version is not None]
-    if len(versioned) <= keep_runs:
-        return [], list(runs)
-    promoted = db.scalars(
-        select(LedgerEntry.version)
-        .where(
-            LedgerEntry.model == run.model,
-            LedgerEntry.action == LedgerAction.promote,
-            LedgerEntry.outcome == LedgerOutcome.done,
-        )
-        .group_by(LedgerEntry.version)
-        .order_by(func.max(LedgerEntry.id).desc())
-        .limit(keep_runs)
-    ).all()
-    trial = trials.open_trial(db, run.model)
-    kept = {*promoted, *([trial.version] if trial is not None else [])}
-    oldest = versioned[keep_runs - 1].id
-    expired = [each for each in runs if each.id < oldest and each.version not in kept]
-    return expired, [each for each in runs if each not in expired]
-
-
-def _cleaned(db: Session, _run: Run, _: Manifest, results: Mapping[str, Any]) -> None:
-    removed = results["cleanup"]["weights_removed"]
-    db.execute(update(Run).where(Run.id.in_(removed)).values(weights_removed_at=datetime.now(UTC)))
-
-
-def _settled_files(db: Session, run: Run) -> list[str]:
-    """What may leave the home, since the last run that cleaned up: also what a run took in that nobody resumed.
-
-    A picture that came again, and waits, stays.
-    """
-    cleaned_at = db.scalar(
-        select(func.max(Run.started_at))
-        .join(Stage, Stage.run_id == Run.id)
-        .where(Run.model == run.model, Stage.name == "cleanup", Stage.status == StageStatus.succeeded)
-    )
-    # An hour: what was being received when that run began has an earlier time.
-    since = datetime.min.replace(tzinfo=UTC) if cleaned_at is None else cleaned_at - timedelta(hours=1)
-    waiting = Correction.status == CorrectionStatus.accepted
-    wanted = set(_pictures(db, run.model, waiting))
-    # What somebody else's withdrawal brought back had been received long before.
-    brought_back = Correction.image_sha256.in_(
-        select(Correction.image_sha256).where(Correction.model == run.model, Correction.withdrawn_at > since)
-    )
-    recent = or_(Correction.received_at > since, brought_back)
-    settled = set(_pictures(db, run.model, ~waiting, recent))
-    files = [f"inbox/{label}/{sha256}.png" for label, sha256 in sorted(settled - wanted)]
-    merged = (Import.model == run.model, Import.status == ImportStatus.merged, Import.created_at > since)
-    return files + list(db.scalars(select(Import.file).where(*merged)))
-
-
-def _pictures(db: Session, model: str, *where: ColumnElement[bool]) -> Iterator[tuple[str, str]]:
-    """(label, sha256) of corrections."""
-    found = db.execute(
-        select(Correction.label, Correction.image_sha256).where(Correction.model == model, *where)
-    )
-    return ((label, sha256) for label, sha256 in found)
-
-
 _BEFORE: dict[str, Callable[[Session, Run, Manifest], Manifest]] = {
     "ingest": _snapshot,
-    "cleanup": _may_go,
+    "cleanup": retention.may_go,
 }
 ASKS_ALIASES: dict[str, Callable[[Session, Run, Manifest, Aliases], Manifest]] = {
     "version": _champion,
@@ -520,5 +443,5 @@ _AFTER: dict[str, Callable[[Session, Run, Manifest, Mapping[str, Any]], None]] =
     "evaluate": _evaluated,
     "register": _registered,
     "promote": _promoted,
-    "cleanup": _cleaned,
+    "cleanup": retention.gone,
 }
