@@ -12,6 +12,7 @@ one with `train.trainer` in its params.yaml.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -186,8 +187,10 @@ class Trainer(ABC):
                 self._keep(checkpoints, epoch, identity)
 
     def _checked_figures(self, figures: Figures, epoch: int) -> Figures:
-        """As plain numbers. Raises StageError when one is left out, TrainingDiverged when one is none."""
+        """As plain numbers. Raises StageError when one is left out or of another kind, TrainingDiverged when one is none."""
         missing = [key for key in REQUIRED_FIGURES if key not in figures]
+        if not missing and figures["train_loss"] is None:
+            missing = ["train_loss"]
         if missing:
             raise StageError(
                 f"the trainer {self.config.trainer!r} gave no {', '.join(missing)} of epoch {epoch}; it must return it "
@@ -196,6 +199,12 @@ class Trainer(ABC):
         plain = {
             key: value.item() if isinstance(value, np.generic) else value for key, value in figures.items()
         }
+        odd = [f"{key} ({type(plain[key]).__name__})" for key in plain if not _survives_json(plain[key])]
+        if odd:
+            raise StageError(
+                f"the trainer {self.config.trainer!r} gave figures of epoch {epoch} that are no plain numbers: "
+                f"{', '.join(odd)}; it must return Python's or NumPy's"
+            )
         wrong = [
             f"{key} {plain[key]}"
             for key in plain
@@ -242,6 +251,14 @@ class Trainer(ABC):
         if base is not None:
             digest.update((base / "model.onnx").read_bytes())
         return digest.hexdigest()
+
+
+def _survives_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def in_batches(images: NDArray[np.uint8] | Images, size: int) -> Iterator[NDArray[np.uint8]]:

@@ -187,7 +187,9 @@ def test_a_loss_that_is_no_number_stops_training_and_says_what_to_change(tmp_pat
     with pytest.raises(TrainingDiverged, match=r"epoch 1 of 3; lower train\.learning_rate \(now 0\.24\)"):
         Poisoned(CONFIG, device=CPU).fit(lines_data(), 2)
     base = champion(tmp_path, Network(1, (8, 16), 2))
-    with pytest.raises(TrainingDiverged, match=r"epoch 1 of 1; lower train\.warm_learning_rate \(now 0\.06\)"):
+    with pytest.raises(
+        TrainingDiverged, match=r"epoch 1 of 1; lower train\.warm_learning_rate \(now 0\.06\)"
+    ):
         Poisoned(CONFIG, device=CPU).fit(lines_data(), 2, base=base)
 
 
@@ -317,11 +319,10 @@ def test_answers_are_averaged_over_mirror_images_only_where_validation_says_so()
 
 
 def test_answers_are_averaged_over_mirror_images_where_that_is_better(tmp_path: Path) -> None:
-    """Each drawing is half of a symmetric one: its mirror image shows what it lacks."""
+    """A mirror image has other noise beside the line, so the mean of both answers errs less."""
     rng = np.random.default_rng(0)
     noisy = lines(96)[0] // 2 + rng.integers(0, 120, (96, 28, 28), np.uint8)
-    data = TrainingData(*lines_data().__dict__.values())
-    data = replace(data, validation_pixels=noisy, validation_targets=np.arange(96) % 2)
+    data = replace(lines_data(), validation_pixels=noisy, validation_targets=np.arange(96) % 2)
     trainer = train(data)
     assert trainer.network.mirrored
     assert trainer.validate() == trainer.validate()
@@ -429,6 +430,14 @@ def test_the_first_steps_are_of_small_images_and_a_warm_start_has_none(tmp_path:
         (
             {"train_loss": 1.0, "validation_loss": float("nan"), "validation_accuracy": 0.5},
             "validation_loss nan",
+        ),
+        (
+            {"train_loss": None, "validation_loss": None, "validation_accuracy": None},
+            "gave no train_loss of epoch 1",
+        ),
+        (
+            {"train_loss": torch.ones(()), "validation_loss": None, "validation_accuracy": None},
+            r"that are no plain numbers: train_loss \(Tensor\); it must return Python's or NumPy's",
         ),
     ],
 )
