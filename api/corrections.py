@@ -193,9 +193,7 @@ def withdraw(correction_id: UUID, request: Request, the: The) -> dict[str, Any]:
     again changes nothing.
     """
     with session() as db:
-        found = db.get(Correction, correction_id)
-        if found is None:
-            raise NotFound(f"there is no correction {correction_id}")
+        found = receipts.known_correction(db, correction_id)
         if found.source != withdrawal.SAMPLE and found.actor != the.actors.known(request):
             raise NotYours(f"correction {correction_id} is somebody else's; only who made it takes it back")
         withdrawal.withdraw(db, [correction_id], settings().data_dir)
@@ -210,9 +208,7 @@ def withdraw(correction_id: UUID, request: Request, the: The) -> dict[str, Any]:
 )
 def correction_image(correction_id: UUID) -> Response:
     with session() as db:
-        found = db.get(Correction, correction_id)
-    if found is None:
-        raise NotFound(f"there is no correction {correction_id}")
+        found = receipts.known_correction(db, correction_id)
     data = inbox.stored_image(found, settings().data_dir)
     if data is None:
         raise NotFound(

@@ -7,7 +7,7 @@ What is measured, in this order:
 
 - first_prediction_seconds: from `emend up` on an empty folder (everything installed) to the first answer;
 - later_start_seconds: the same when everything is there already;
-- idle_memory_mb: proportional set size of all processes together, a minute's quiet later;
+- idle_memory_mb: proportional set size of all processes together, 20 s of quiet later;
 - import_seconds, real_run: the 30,000 drawings staged, and the run that learns them (accuracy on their holdout);
 - corrections: 100 corrections one after another, acknowledged at p50 and p95;
 - stages_without_train_seconds: of the run that takes them in; after_training_seconds: from train's end to the

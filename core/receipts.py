@@ -95,12 +95,18 @@ def leaving(db: Session, model: str) -> int:
     return counted or 0
 
 
+def known_correction(db: Session, correction_id: UUID) -> Correction:
+    """Raises NotFound."""
+    found = db.get(Correction, correction_id)
+    if found is None:
+        raise NotFound(f"there is no correction {correction_id}")
+    return found
+
+
 def receipt(correction_id: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     with session() as db:
-        correction = db.get(Correction, correction_id)
-        if correction is None:
-            raise NotFound(f"there is no correction {correction_id}")
+        correction = known_correction(db, correction_id)
         category = db.get_one(Category, (correction.model, correction.category_id))
         model = db.get_one(Model, correction.model)
         standing = _standing(db, correction)

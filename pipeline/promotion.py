@@ -151,13 +151,7 @@ def _has_open_entry(db: Session, model: str) -> bool:
 def _rolled_back(
     model: str, version: int, replaced: int | None, *, paused: bool = True, ended: TrialKind | None = None
 ) -> dict[str, Any]:
-    return {
-        "model": model,
-        "version": version,
-        "replaced_version": replaced,
-        "promotion_paused": paused,
-        "ended_trial": ended,
-    }
+    return _promoted(model, version, replaced, paused) | {"ended_trial": ended}
 
 
 def promote(model: str, version: int, *, actor: str, reason: str) -> dict[str, Any]:
