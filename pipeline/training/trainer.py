@@ -187,7 +187,7 @@ class Trainer(ABC):
                 self._keep(checkpoints, epoch, identity)
 
     def _checked_figures(self, figures: Figures, epoch: int) -> Figures:
-        """As plain numbers. Raises StageError when one is left out or of another kind, TrainingDiverged when one is none."""
+        """As plain numbers. Raises StageError when one is left out or odd, TrainingDiverged when one is no number."""
         missing = [key for key in REQUIRED_FIGURES if key not in figures]
         if not missing and figures["train_loss"] is None:
             missing = ["train_loss"]
