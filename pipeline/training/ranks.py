@@ -13,6 +13,7 @@ give the same bits as one that has two threads.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -75,7 +76,8 @@ def together(processes: int, command: Sequence[str]) -> Iterator[None]:
         yield
     else:
         _check_gpus(processes)
-        store = TCPStore(HERE, 0, processes, is_master=True, wait_for_workers=False)
+        _talk_on_loopback()
+        store = _store(processes)
         others = [
             subprocess.Popen(
                 [sys.executable, *command],
@@ -96,6 +98,27 @@ def together(processes: int, command: Sequence[str]) -> Iterator[None]:
         finally:
             over.set()
             _end(others)
+
+
+def _store(processes: int) -> TCPStore:
+    """Where the processes find each other. Left to itself it listens on all of the machine's addresses."""
+    listening = socket.create_server((HERE, 0))
+    port = listening.getsockname()[1]
+    return TCPStore(
+        HERE,
+        port,
+        processes,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),  # the store's from now on
+    )
+
+
+def _talk_on_loopback() -> None:
+    """Gloo, in this process and in those it starts, unless somebody has told it otherwise."""
+    for _, name in socket.if_nameindex():
+        if name in ("lo", "lo0"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def _watch(others: Sequence[subprocess.Popen[bytes]], over: threading.Event) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -224,6 +225,30 @@ def test_a_process_that_is_killed_ends_the_training_and_the_run_goes_on_from_its
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "going on after epoch" in said
     assert read_json(tmp_path / "runs/1/train.json")["figures"]["epochs"] == 20
+
+
+# Once all are joined, each says where it listens.
+SAYS_WHERE_IT_LISTENS = """
+import os, psutil, torch
+from pipeline.training import ranks
+with ranks.together(2, [__file__]):
+    ranks.add_up([torch.ones(1)])
+    found = [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
+    os.write(1, f"{ranks.rank()} {' '.join(found)}\\n".encode())
+    ranks.add_up([torch.ones(1)])
+"""
+
+
+def test_processes_that_train_together_are_heard_on_this_machine_alone(tmp_path: Path) -> None:
+    script = tmp_path / "listens.py"
+    script.write_text(SAYS_WHERE_IT_LISTENS)
+    # The script's own folder is where Python looks first.
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env)
+    said = [line.split() for line in done.stdout.splitlines()]
+    assert sorted(number for number, *_ in said) == ["0", "1"]
+    assert {address for _, *addresses in said for address in addresses} == {"127.0.0.1"}
 
 
 # Waits for the other process without end and without noticing that it is gone, as NCCL does.
