@@ -147,6 +147,12 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._stays_open
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_idle and not self._in_message and not self.transport.is_closing():
+            # Uvicorn's own timer is gone with whatever comes, also with line breaks that begin no message.
+            self._until = self.loop.time() + self.timeout_keep_alive
+
     def shutdown(self) -> None:
         self._stays_open = False
         if self._answering is not None:

@@ -274,6 +274,25 @@ def test_what_is_refused_unread_leaves_the_connection_open_as_long_as_an_answer_
     played(scene, refusing_and_keeping_open(), timeout_keep_alive=1)
 
 
+@pytest.mark.parametrize("made", [Hasty, refusing_and_keeping_open()])
+def test_line_breaks_between_requests_keep_no_connection_open(made: type[Protocol]) -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        for request in (GET, b"\r\n" + GET):
+            writer.write(request)
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(b"\r\n")
+            await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionResetError):
+            assert await ended == b""
+
+    with capture_logs() as logs:
+        played(scene, made, timeout_keep_alive=1)
+    assert "cut off" not in [line["event"] for line in logs]
+
+
 def test_who_never_reads_refusals_is_cut_off() -> None:
     async def scene(connect: Connect) -> None:
         _, writer = await connect()
