@@ -30,7 +30,7 @@ MOST_DISCARDED_BYTES = 32_000_000  # of a body that nobody wants any more
 
 # What a service makes of a new request as it came, before anything reads it: its whole answer, or the work that leads
 # to it; how many bytes more are needed to tell; or None, and it is read as any other. Of a service's busiest request
-# most of the time must not go into reading it, nor, past what can be done, into refusing it.
+# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun.
 Direct = Callable[[bytes], bytes | Coroutine[Any, Any, bytes] | int | None]
 MOST_HELD_BYTES = 262_144  # of a client that sends more before it is answered
 
@@ -211,12 +211,11 @@ class Protocol(HttpToolsProtocol):
         made = type(self).direct(data)  # type: ignore[misc]
         if made is None:
             return False
-        if self.flow.write_paused:  # it asks and asks, and does not read what it is told
-            if asyncio.iscoroutine(made):
-                made.close()
-            self.transport.abort()
-            return True
         self._unset_keepalive_if_required()
+        if self.flow.write_paused:  # it asks and asks, and does not read what it is told
+            self.transport.abort()
+            if isinstance(made, int | bytes):
+                return True
         if isinstance(made, int):
             self._held, self._needed_bytes = data, len(data) + made
             self._holding.add(self)

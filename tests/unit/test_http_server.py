@@ -304,6 +304,31 @@ def test_who_never_reads_refusals_is_cut_off() -> None:
     played(scene, made)
 
 
+def test_who_never_reads_answers_is_cut_off_and_all_work_was_begun() -> None:
+    """What the service counts for it from when it is made until it is done."""
+    made, begun = 0, 0
+
+    def direct(data: bytes) -> Coroutine[Any, Any, bytes]:
+        nonlocal made
+        made += 1
+        return answer()
+
+    async def answer() -> bytes:
+        nonlocal begun
+        begun += 1
+        return bytes(1_000_000)
+
+    async def scene(connect: Connect) -> None:
+        _, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer, b"POST / HTTP/1.1\r\n\r\n")
+        assert made > 1
+        await until(lambda: begun == made)
+
+    played(scene, http_server.protocol(direct))
+
+
 def test_one_servers_refusals_are_not_anothers() -> None:
     refusing = http_server.protocol(lambda _: REFUSED)
     assert refusing.direct is not None
