@@ -117,6 +117,8 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._head_too_large = True
             self.send_400_response("")
+        if self._closes:  # told to while this was not whole
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._needed_bytes:  # told and counted as any other that was broken off
@@ -155,7 +157,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._stays_open = False
-        if self._answering is not None:
+        if self._answering is not None or self._needed_bytes:
             self._closes = True
         elif self._in_head and self._is_idle:
             self.transport.abort()
@@ -223,6 +225,8 @@ class Protocol(HttpToolsProtocol):
         elif isinstance(made, bytes):
             self._until = self.loop.time() + self.timeout_keep_alive
             self._joining.write_now(made)
+            if self._closes:
+                self.transport.close()
         else:
             self._until = math.inf
             self._answering = self.loop.create_task(self._answer(made))
@@ -232,6 +236,9 @@ class Protocol(HttpToolsProtocol):
     async def _answer(self, work: Coroutine[Any, Any, bytes]) -> None:
         try:
             answer = await work
+        except BaseException:  # nobody else would end the connection, on which somebody waits
+            self.transport.abort()
+            raise
         finally:
             assert self._answering is not None
             self.tasks.discard(self._answering)
@@ -270,8 +277,8 @@ class Protocol(HttpToolsProtocol):
 def _look(loop: asyncio.AbstractEventLoop, every_seconds: float, connections: set[Any]) -> None:
     """Now and then at all of them: cheaper than a timer for each request."""
     now = loop.time()
-    for connection in list(connections):
-        connection.end_if_late(now)
+    for connection in connections:
+        loop.call_soon(connection.end_if_late, now)  # by itself: one that fails saves no other
     loop.call_later(every_seconds, _look, loop, every_seconds, connections)
 
 

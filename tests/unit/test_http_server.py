@@ -423,17 +423,21 @@ def test_who_does_not_send_the_rest_in_time_is_cut_off() -> None:
     assert [line["event"] for line in logs].count("cut off") == 1
 
 
-def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_with_it() -> None:
-    desk = Desk()
-    made: list[Protocol] = []
-
-    class Kept(http_server.protocol(desk)):  # type: ignore[misc]
+def kept(direct: http_server.Direct, made: list[Protocol]) -> type[Protocol]:
+    class Kept(http_server.protocol(direct)):  # type: ignore[misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
             made.append(self)
             super().connection_made(transport)
 
+    return Kept
+
+
+def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_with_it() -> None:
+    desk = Desk()
+    made: list[Protocol] = []
+
     async def play() -> None:
-        async with served(Kept) as connect:
+        async with served(kept(desk, made)) as connect:
             reader, writer = await connect()
             writer.write(direct(b"one"))
             await until(lambda: desk.taken == [b"one"])
@@ -444,6 +448,77 @@ def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_wit
             assert await reader.read() == b""
 
     asyncio.run(asyncio.wait_for(play(), 20))
+
+
+@pytest.mark.parametrize(
+    ("rest", "answers"),
+    [(b"e", [b"one"]), (b"e" + GET, [b"3", b"0"])],  # the second is read as any other
+)
+def test_what_comes_in_pieces_is_answered_too_before_a_graceful_end(
+    rest: bytes, answers: list[bytes]
+) -> None:
+    desk = Desk()
+    desk.open.set()
+    made: list[Protocol] = []
+
+    async def play() -> None:
+        async with served(kept(desk, made)) as connect:
+            reader, writer = await connect()
+            writer.write(direct(b"one")[:-1])
+            await until(lambda: bool(made) and made[0].awaits_more)
+            made[0].shutdown()
+            writer.write(rest)
+            for expected in answers:
+                assert (await answer_of(reader))[1] == expected
+            assert await reader.read() == b""
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_a_refusal_before_a_graceful_end_is_the_connections_last_answer() -> None:
+    made: list[Protocol] = []
+
+    async def play() -> None:
+        async with served(kept(lambda data: REFUSED if data.endswith(b"!") else 1, made)) as connect:
+            reader, writer = await connect()
+            writer.write(b"?")
+            await until(lambda: bool(made) and made[0].awaits_more)
+            made[0].shutdown()
+            writer.write(b"!")
+            assert await reader.read() == REFUSED
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_a_connection_whose_answer_failed_ends() -> None:
+    async def fails() -> bytes:
+        raise RuntimeError("no answer")
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+    played(scene, http_server.protocol(lambda _: fails()))
+
+
+def test_one_connection_that_cannot_be_closed_does_not_save_the_others() -> None:
+    class Odd(Hasty):
+        looks = 0
+
+        def end_if_late(self, now: float) -> None:
+            Odd.looks += 1
+            if Odd.looks % 2:
+                raise RuntimeError("odd")
+            super().end_if_late(now)
+
+    async def scene(connect: Connect) -> None:
+        for _ in range(2):
+            reader, _ = await connect()
+            assert await reader.read() == b""
+
+    played(scene, Odd)
 
 
 def test_who_went_away_leaves_nothing_behind() -> None:
