@@ -804,6 +804,48 @@ def test_a_version_on_trial_is_fetched_behind_and_stays(
     assert registry.downloads.count(2) == 1
 
 
+def test_a_trial_starts_while_comparisons_take_all_their_room(
+    registry: FolderRegistry, versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+    monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
+    others = OnDemand(registry, tmp_path / "cache")
+    free = threading.Event()
+    with http_client(
+        create_app(versions, Follower(registry, versions, tmp_path / "cache"), others)
+    ) as client:
+        try:
+            for _ in range(2):
+                others.threads.submit(free.wait)
+                others._fetchers.submit(free.wait)
+            started = client.post(
+                "/models/doodles/versions/2/invocations",
+                content=images(1).tobytes(),
+                headers={"Content-Type": RAW, "Emend-Trial": "start"},
+            )
+        finally:
+            free.set()
+        assert (started.status_code, started.headers["Emend-Version"]) == (200, "2")
+        monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 1)
+        assert ask(client, 3).status_code == 200
+        assert others.kept() == [("doodles", 2)]  # it is there for those whom the trial meets
+
+
+def test_a_trial_that_starts_fetches_at_once_what_was_missed(
+    registry: FolderRegistry, tmp_path: Path, clock: Clock
+) -> None:
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache", clock=clock)
+        registry.artifacts_away = True
+        with pytest.raises(NotReady, match="cannot be fetched now"):
+            await others.get("doodles", 3, for_trial=True, waits=True)
+        registry.artifacts_away = False
+        assert (await others.get("doodles", 3, for_trial=True, waits=True)).version == 3
+        others.stop()
+
+    asyncio.run(scenario())
+
+
 def test_why_a_version_on_trial_is_not_to_be_had_is_told_and_it_is_not_fetched_again_and_again(
     registry: FolderRegistry, tmp_path: Path, clock: Clock
 ) -> None:
