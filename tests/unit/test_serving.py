@@ -228,7 +228,13 @@ def test_version_without_an_example_is_tried_on_a_blank_image(tmp_path: Path) ->
         ({"example_answer": {"inputs": images().tolist(), "probabilities": "?"}}, "no usable probabilities"),
         ({"example_answer": {"inputs": images(shape=PHOTO).tolist()}}, "does not fit its graph"),
         ({"example_answer": [1]}, "not a JSON object"),
+        (
+            {"example_answer": {"inputs": images().tolist(), "probabilities": [[10**400]]}},
+            "no usable probabilities",
+        ),
         ({"categories": {"outputs": []}}, "names 0 outputs, the graph has 3"),
+        ({"categories": {"outputs": 3}}, "no list of outputs"),
+        ({"categories": {}}, "no list of outputs"),
     ],
 )
 def test_version_whose_files_contradict_its_graph_is_rejected(
@@ -237,6 +243,14 @@ def test_version_whose_files_contradict_its_graph_is_rejected(
     model = graph(1)
     with pytest.raises(VersionRejected, match=reason):
         load(write_version(tmp_path, 1, model, **good_files(model, **changes)))
+
+
+def test_version_whose_files_are_no_json_is_rejected(tmp_path: Path) -> None:
+    directory = write_version(tmp_path, 1, graph(1), **good_files(graph(1)))
+    for content in (b"{", b"\xff", b'{"outputs":' + b"[" * 100_000):
+        (directory / "extra_files" / "categories.json").write_bytes(content)
+        with pytest.raises(VersionRejected, match=r"its categories\.json cannot be read"):
+            load(directory)
 
 
 def test_version_with_a_broken_graph_is_rejected(tmp_path: Path) -> None:
@@ -398,6 +412,32 @@ def test_version_that_answers_nonsense_is_turned_down_once(
     assert versions.live("doodles").version == 1
     assert registry.downloads == [1, 4]
     assert "not finite" in versions.as_json()["models"]["doodles"]["rejected"]["4"]
+
+
+def test_one_odd_model_keeps_no_other_from_being_followed(
+    registry: FolderRegistry,
+    follower: Follower,
+    versions: Versions,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = registry.download
+
+    def download(name: str, version: int, directory: Path) -> Version:
+        if name == "animals":
+            registry.downloads.append(version)
+            raise RuntimeError("odd")
+        return fetch(name, version, directory)
+
+    monkeypatch.setattr(registry, "download", download)
+    registry.champions["animals"] = 7
+    for second, version in enumerate((1, 2, 3, 2)):
+        clock.now = second
+        promote(registry, follower, version)
+        assert versions.live("doodles").version == version
+    assert registry.downloads.count(7) == 3  # ever more slowly
+    waiting = versions.as_json()["models"]["animals"]["waiting"]
+    assert waiting == {"version": 7, "reason": "RuntimeError; the log says more"}
 
 
 def test_version_that_cannot_be_fetched_is_tried_ever_more_slowly(
