@@ -249,10 +249,10 @@ class Batcher:
     async def _send(self, model: str, version: int | None, batch: list[_Waiting]) -> None:
         # In this task only; unbound, every call would carry the id of whoever found the lane idle.
         telemetry.bind(request_id=",".join(each.request_id for each in batch if each.request_id) or None)
-        pixels = np.stack([image for each in batch for image in each.images])
-        metrics.BATCH_IMAGES.labels(model).observe(len(pixels))
         started = time.perf_counter()
         try:
+            pixels = np.stack([image for each in batch for image in each.images])
+            metrics.BATCH_IMAGES.labels(model).observe(len(pixels))
             answers = answers_of(await self._score(model, pixels, version))
         except Exception as exc:  # noqa: BLE001 - each one who waits gets it, whatever it is
             for each in batch:

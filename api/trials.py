@@ -25,14 +25,16 @@ from numpy.typing import NDArray
 from api import metrics
 from api.batching import Answer, Batcher
 from api.errors import BadAnswer
+from api.upstream import ANSWER_ELSEWHERE_SECONDS
 from core import telemetry, trials
 from core.database import TrialKind, TrialOutcome, session
 from core.errors import Conflict, EmendError, NotFound, Unavailable
 from core.images import Decoded
 
-CANARY_SECONDS = 3.0  # then the champion answers
+# Then the champion answers. Long enough for a canary whose model server hangs to be asked of another.
+CANARY_SECONDS = ANSWER_ELSEWHERE_SECONDS + 0.5
 AT_ONCE_SECONDS = 0.5  # when the champion does meanwhile, the server is not what is slow
-# After a canary was late nobody waits for it, and it is asked behind the champion's answer.
+# After a canary was late, to a person or behind, nobody waits for it, and it is asked behind the champion's answer.
 ALL_BEHIND_SECONDS = 30.0
 MOST_COMPARISONS = 32  # images under way at once; one request alone may bring more
 FLUSH_SECONDS = 1.0
@@ -162,9 +164,12 @@ class Trials:
             async with asyncio.timeout(CANARY_SECONDS):
                 return await self._ask(model, pixels, trial.version)
         except TimeoutError:
-            self._all_behind[trial.id] = time.monotonic() + ALL_BEHIND_SECONDS
+            self._ask_behind(trial)
             late = Unavailable(f"it took more than {CANARY_SECONDS:g} s")
             return _Asked(None, late, 1000 * (time.perf_counter() - started))
+
+    def _ask_behind(self, trial: OpenTrial) -> None:
+        self._all_behind[trial.id] = time.monotonic() + ALL_BEHIND_SECONDS
 
     def _compare(
         self,
@@ -210,6 +215,8 @@ class Trials:
         if champion.is_away or (own.is_away and not is_slow):
             self._skip(trial, images)
             return
+        if is_slow:
+            self._ask_behind(trial)
         with self._changing:
             counted = self._counted.setdefault(trial.id, trials.Counted())
             for place in range(images):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ VERSION_SECONDS = 30.0  # it may have to be fetched from the registry first
 PING_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 RAW = "application/octet-stream"
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 log = telemetry.get_logger("upstream")
 
@@ -279,7 +281,7 @@ class ModelServer:
                 return _Response(
                     response.status,
                     response.content_type,
-                    int(stated) if stated.isdigit() else None,
+                    int(stated) if _NUMBER.fullmatch(stated) else None,
                     await response.read(),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
@@ -357,7 +359,7 @@ def _told(response: _Response, key: str = "message") -> str:
     """A field of our server's refusal; empty when it has none."""
     try:
         body = json.loads(response.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(body.get(key, "")) if isinstance(body, dict) else ""
 
@@ -371,7 +373,7 @@ def _parsed(response: _Response, count: int) -> NDArray[np.float64]:
             predictions = json.loads(response.body)["predictions"]
             rows = predictions[OUTPUT] if isinstance(predictions, dict) else predictions
             answers = np.array(rows, dtype=np.float64)
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
         raise _Failed("the model server did not answer in MLflow's scoring protocol") from exc
     if answers.ndim != 2 or len(answers) != count or answers.shape[1] == 0:
         raise _Failed(f"the model server answered {count} images with figures of shape {answers.shape}")

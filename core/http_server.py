@@ -30,7 +30,7 @@ MOST_DISCARDED_BYTES = 32_000_000  # of a body that nobody wants any more
 
 # What a service makes of a new request as it came, before anything reads it: its whole answer, or the work that leads
 # to it; how many bytes more are needed to tell; or None, and it is read as any other. Of a service's busiest request
-# most of the time must not go into reading it, nor, past what can be done, into refusing it.
+# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun.
 Direct = Callable[[bytes], bytes | Coroutine[Any, Any, bytes] | int | None]
 MOST_HELD_BYTES = 262_144  # of a client that sends more before it is answered
 
@@ -117,6 +117,8 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._head_too_large = True
             self.send_400_response("")
+        if self._closes:  # told to while this was not whole
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._needed_bytes:  # told and counted as any other that was broken off
@@ -147,9 +149,15 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._stays_open
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_idle and not self._in_message and not self.transport.is_closing():
+            # Uvicorn's own timer is gone with whatever comes, also with line breaks that begin no message.
+            self._until = self.loop.time() + self.timeout_keep_alive
+
     def shutdown(self) -> None:
         self._stays_open = False
-        if self._answering is not None:
+        if self._answering is not None or self._needed_bytes:
             self._closes = True
         elif self._in_head and self._is_idle:
             self.transport.abort()
@@ -205,12 +213,11 @@ class Protocol(HttpToolsProtocol):
         made = type(self).direct(data)  # type: ignore[misc]
         if made is None:
             return False
-        if self.flow.write_paused:  # it asks and asks, and does not read what it is told
-            if asyncio.iscoroutine(made):
-                made.close()
-            self.transport.abort()
-            return True
         self._unset_keepalive_if_required()
+        if self.flow.write_paused:  # it asks and asks, and does not read what it is told
+            self.transport.abort()
+            if isinstance(made, int | bytes):
+                return True
         if isinstance(made, int):
             self._held, self._needed_bytes = data, len(data) + made
             self._holding.add(self)
@@ -218,6 +225,8 @@ class Protocol(HttpToolsProtocol):
         elif isinstance(made, bytes):
             self._until = self.loop.time() + self.timeout_keep_alive
             self._joining.write_now(made)
+            if self._closes:
+                self.transport.close()
         else:
             self._until = math.inf
             self._answering = self.loop.create_task(self._answer(made))
@@ -227,6 +236,9 @@ class Protocol(HttpToolsProtocol):
     async def _answer(self, work: Coroutine[Any, Any, bytes]) -> None:
         try:
             answer = await work
+        except BaseException:  # nobody else would end the connection, on which somebody waits
+            self.transport.abort()
+            raise
         finally:
             assert self._answering is not None
             self.tasks.discard(self._answering)
@@ -265,8 +277,8 @@ class Protocol(HttpToolsProtocol):
 def _look(loop: asyncio.AbstractEventLoop, every_seconds: float, connections: set[Any]) -> None:
     """Now and then at all of them: cheaper than a timer for each request."""
     now = loop.time()
-    for connection in list(connections):
-        connection.end_if_late(now)
+    for connection in connections:
+        loop.call_soon(connection.end_if_late, now)  # by itself: one that fails saves no other
     loop.call_later(every_seconds, _look, loop, every_seconds, connections)
 
 

@@ -104,7 +104,7 @@ def _load(model: str, version: int, image_bytes: int) -> None:
                 answer = http.post(
                     url + path,
                     content=bytes(image_bytes),
-                    headers={"Content-Type": "application/octet-stream"},
+                    headers={"Content-Type": "application/octet-stream", "Emend-Trial": "start"},
                 )
             except httpx.HTTPError as exc:
                 silent.append(f"{url}: {type(exc).__name__}")

@@ -3,7 +3,8 @@
     POST /invocations               the default model
     POST /models/<name>/invocations
     POST /models/<name>/versions/<version or alias>/invocations    any version, fetched when asked for; with the header
-                                    `Emend-Trial: 1` people wait for it: 503 at once while it is fetched
+                                    `Emend-Trial: 1` people wait for it: 503 at once while it is fetched; with
+                                    `Emend-Trial: start` it has the room of trials and is waited for
     GET  /ping, /health             200 when at least one model answers, 503 until then
     GET  /version                   which versions answer, which were turned down and why
     GET  /metrics
@@ -38,6 +39,7 @@ from serving.on_demand import OnDemand
 from serving.protocol import MOST_BODY_BYTES, RAW, parse, render
 from serving.versions import LoadedVersion, Versions
 
+_STARTS_TRIAL = "start"  # in the header `Emend-Trial`
 _THREADS = 4
 _MOST_REQUESTS_AT_ONCE = 128
 _BODY_TIMEOUT_SECONDS = 10.0
@@ -99,16 +101,18 @@ class ModelServer:
 
     async def invoke_version(self, request: Request) -> Response:
         name, written = request.path_params["name"], request.path_params["version"]
-        for_trial = "emend-trial" in request.headers
+        trial = request.headers.get("emend-trial")
 
         async def find() -> LoadedVersion:
             number = await self._others.number(name, written)
             live = self._versions.peek(name)
             if live is not None and live.version == number:
                 return live
-            return await self._others.get(name, number, for_trial=for_trial)
+            return await self._others.get(
+                name, number, for_trial=trial is not None, waits=trial == _STARTS_TRIAL
+            )
 
-        return await self._invoke(request, name, self._trials if for_trial else self._replays, find)
+        return await self._invoke(request, name, self._replays if trial is None else self._trials, find)
 
     async def _invoke_live(self, request: Request, name: str) -> Response:
         async def find() -> LoadedVersion:

@@ -157,6 +157,10 @@ class Follower:
         except (EmendError, OSError) as exc:
             self._wait(name, number, str(exc))
             return
+        except Exception as exc:  # whatever is odd about one model, the others are followed
+            log.exception("follower_failed", model=name)
+            self._wait(name, number, f"{type(exc).__name__}; the log says more")
+            return
         self._done[name] = number
         self._retries.pop(name, None)
 

@@ -2,9 +2,9 @@
 last kept in memory.
 
 They go through the same checks as a champion (load, try on the example) and never near its path: threads of
-their own fetch and answer, and how many may ask at once is counted apart. However many ask for a version at the
-same time, it is fetched once. What is kept is bounded in bytes; one that goes finishes what it has begun, one on trial
-goes last. Nothing stays on disk.
+their own fetch and answer, those of trials others than those of comparisons, and how many may ask at once is counted
+apart. However many ask for a version at the same time, it is fetched once. What is kept is bounded in bytes; one that
+goes finishes what it has begun, one on trial goes last. Nothing stays on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ALIAS_SECONDS = 2.0  # an alias that moves is followed this much later
 
 _FOLDER = ".on-demand"  # no model can have this name
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-_THREADS = 2  # for fetching, and as many for answering
+_THREADS = 2  # for fetching, as many for fetching what is on trial, and for answering
 
 log = telemetry.get_logger(__name__)
 
@@ -73,21 +73,25 @@ class OnDemand:
         self._missed: dict[_Key, tuple[float, ServingError]] = {}  # the same: not to be fetched
         self._aliases: dict[tuple[str, str], _Alias] = {}
         self._fetchers = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand-fetch")
+        self._trial_fetchers = ThreadPoolExecutor(_THREADS, thread_name_prefix="trial-fetch")
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="on-demand")
         shutil.rmtree(self._folder, ignore_errors=True)  # of a killed process
 
     def stop(self) -> None:
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        for fetchers in (self._fetchers, self._trial_fetchers):
+            fetchers.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown()
 
     def kept(self) -> list[_Key]:
         """In the order in which they would go."""
         return list(self._kept)
 
-    async def get(self, name: str, version: int, *, for_trial: bool = False) -> LoadedVersion:
+    async def get(
+        self, name: str, version: int, *, for_trial: bool = False, waits: bool = False
+    ) -> LoadedVersion:
         """Raises UnknownVersion, UnusableVersion when it fails the checks, NotReady when it cannot be had just now.
 
-        for_trial: who asks has somebody else to ask, so it is NotReady while it is fetched.
+        for_trial: who asks has somebody else to ask, so it is NotReady while it is fetched; unless `waits`.
         """
         key = (name, version)
         if for_trial:
@@ -96,15 +100,15 @@ class OnDemand:
             self._kept.move_to_end(key)
             return self._kept[key].loaded
         self._refuse_rejected(key)
-        if for_trial:
+        if for_trial and not waits:
             self._refuse_missed(key)
         fetching = self._fetching.get(key)
         if fetching is None:
-            loop = asyncio.get_running_loop()
-            fetching = loop.run_in_executor(self._fetchers, self._fetch, name, version)
+            fetchers = self._trial_fetchers if for_trial else self._fetchers
+            fetching = asyncio.get_running_loop().run_in_executor(fetchers, self._fetch, name, version)
             self._fetching[key] = fetching
             fetching.add_done_callback(lambda done: self._keep(key, done))
-        if for_trial and not fetching.done():
+        if for_trial and not waits and not fetching.done():
             raise NotReady(f"version {version} of '{name}' is being fetched; try again in a moment")
         return (await asyncio.shield(fetching)).loaded  # who goes away does not end it for the others
 

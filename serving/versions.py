@@ -126,10 +126,15 @@ def _try_example(loaded: LoadedVersion, directory: Path) -> None:
     if expected is not None:
         _check_expected(answer, expected)
     categories = _read_json(directory, "categories.json")
-    if categories is not None and len(categories.get("outputs", [])) != answer.shape[1]:
-        raise VersionRejected(
-            f"categories.json names {len(categories.get('outputs', []))} outputs, the graph has {answer.shape[1]}"
-        )
+    if categories is not None:
+        _check_outputs(categories.get("outputs"), answer.shape[1])
+
+
+def _check_outputs(named: object, count: int) -> None:
+    if not isinstance(named, list):
+        raise VersionRejected("categories.json has no list of outputs")
+    if len(named) != count:
+        raise VersionRejected(f"categories.json names {len(named)} outputs, the graph has {count}")
 
 
 def _check_probabilities(answer: NDArray[np.float32], count: int) -> None:
@@ -148,7 +153,7 @@ def _check_probabilities(answer: NDArray[np.float32], count: int) -> None:
 def _check_expected(answer: NDArray[np.float32], expected: object) -> None:
     try:
         wanted = np.array(expected, dtype=np.float64)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, OverflowError) as exc:
         raise VersionRejected("example_answer.json has no usable probabilities") from exc
     if wanted.shape != answer.shape:
         raise VersionRejected(
@@ -167,7 +172,7 @@ def _read_json(directory: Path, name: str) -> dict[str, Any] | None:
         if path.exists():
             try:
                 content = json.loads(path.read_bytes())
-            except (OSError, ValueError) as exc:
+            except (OSError, ValueError, RecursionError) as exc:
                 raise VersionRejected(f"its {name} cannot be read: {_first_line(exc)}") from exc
             if not isinstance(content, dict):
                 raise VersionRejected(f"its {name} is not a JSON object")

@@ -183,6 +183,8 @@ class Gateway:
             found: list[dict[str, Any]] = orjson.loads(answer.content)["predictions"]
         except (ValueError, KeyError, TypeError) as exc:
             raise NotAnswered(self._refusal(200, None)) from exc
+        if not isinstance(found, list):
+            raise NotAnswered(self._refusal(200, None))
         if len(found) != count:
             raise NotAnswered(f"the gateway at {self._where} gave {len(found)} answers for {count} images")
         return found

@@ -42,6 +42,37 @@ ERRORS_NAMED = 5
 STANDARD_OUTPUT = "-"
 
 
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE|DIR",
+        exists=True,
+        readable=False,
+        help="PNG, JPEG and WebP files, and folders of them.",
+    ),
+]
+VersionOption = Annotated[
+    int | None, typer.Option("--version", min=1, help="This version instead of the live one.")
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE.parquet|FILE.csv|-",
+        help="Where the answers go; - is standard output, as CSV.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Recursive = Annotated[bool, typer.Option("--recursive/--no-recursive", help="Also folders in folders.")]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, max=MOST_IMAGES, help="How many images are sent in one request.")
+]
+Record = Annotated[
+    bool, typer.Option("--record/--draft", help="Keep the answers in the history, as if people had asked.")
+]
+
+
 @dataclass
 class Tally:
     """What was answered so far. first: the first lines, and the first errors."""
@@ -82,40 +113,14 @@ class Tally:
 
 @cli.app.command()
 def predict(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE|DIR",
-            exists=True,
-            readable=False,
-            help="PNG, JPEG and WebP files, and folders of them.",
-        ),
-    ],
+    paths: Paths,
     model: cli.ModelOption = "doodles",
-    version: Annotated[
-        int | None,
-        typer.Option("--version", min=1, help="This version instead of the live one."),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.parquet|FILE.csv|-",
-            help="Where the answers go; - is standard output, as CSV.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Also folders in folders.")
-    ] = True,
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, max=MOST_IMAGES, help="How many images are sent in one request.")
-    ] = IMAGES_A_REQUEST,
-    record: Annotated[
-        bool,
-        typer.Option("--record/--draft", help="Keep the answers in the history, as if people had asked."),
-    ] = False,
+    version: VersionOption = None,
+    output: OutputOption = None,
+    force: Force = False,
+    recursive: Recursive = True,
+    batch: BatchOption = IMAGES_A_REQUEST,
+    record: Record = False,
 ) -> None:
     """Ask the running gateway about image files: any number of them.
 
@@ -126,8 +131,7 @@ def predict(
 
     Example: emend predict ~/pictures --model photos --output answers.parquet
     """
-    from pipeline.bulk.answers import CannotWrite
-    from pipeline.bulk.questions import Asked, NotAnswered
+    from pipeline.bulk.questions import Asked
 
     if record and version is not None:
         raise typer.BadParameter(
@@ -135,10 +139,22 @@ def predict(
         )
     path = None if output in (None, STANDARD_OUTPUT) else _checked(Path(output or ""), force)
     tally = Tally()
+    with _broken_off(path, tally), _destination(path, output, force) as writer:
+        asked = Asked(model, version, record)
+        _ask([os.fspath(each) for each in paths], asked, batch, recursive, path, writer, tally)
+    _report(tally, path, output, model)
+    if tally.errors:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _broken_off(path: Path | None, tally: Tally) -> Iterator[None]:
+    """Whatever ends the work before its end, it is told what is kept of it. Raises Exit, NotAnswered, CannotWrite."""
+    from pipeline.bulk.answers import CannotWrite
+    from pipeline.bulk.questions import NotAnswered
+
     try:
-        with _destination(path, output, force) as writer:
-            asked = Asked(model, version, record)
-            _ask([os.fspath(each) for each in paths], asked, batch, recursive, path, writer, tally)
+        yield
     except (KeyboardInterrupt, asyncio.CancelledError) as exc:
         cli.say(f"stopped. {_so_far(path, tally)}")
         raise typer.Exit(130 if isinstance(exc, KeyboardInterrupt) else 143) from None
@@ -146,9 +162,6 @@ def predict(
         raise NotAnswered(f"{exc.message}. {_so_far(path, tally)}" if tally.files else exc.message) from exc
     except CannotWrite as exc:
         raise CannotWrite(f"{exc.message}. {_so_far(path, tally)}") from exc
-    _report(tally, path, output, model)
-    if tally.errors:
-        raise typer.Exit(1)
 
 
 def _checked(path: Path, force: bool) -> Path:

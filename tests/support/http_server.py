@@ -16,10 +16,10 @@ from core.http_server import Protocol
 
 
 @contextmanager
-def http_client(app: ASGIApp) -> Iterator[httpx.Client]:
+def http_client(app: ASGIApp, protocol: type[Protocol] = Protocol) -> Iterator[httpx.Client]:
     """A client of the application, its lifespan run around."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, http=Protocol, ws="none", log_config=None, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

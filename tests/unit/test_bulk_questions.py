@@ -204,6 +204,7 @@ def test_what_is_no_fault_of_an_image_ends_it_with_the_gateways_words() -> None:
         httpx.Response(404, text="<html>"),
         httpx.Response(200, text="<html>"),
         httpx.Response(200, json=[]),
+        httpx.Response(200, json={"predictions": 1}),
         httpx.Response(301, headers={"Location": "/login"}),
     ):
         with pytest.raises(NotAnswered, match="is no gateway of Emend"):

@@ -15,7 +15,7 @@ import core.database
 from api.batching import Batcher
 from api.errors import BadAnswer
 from api.trials import CANARY_SECONDS, MOST_COMPARISONS, OpenTrial, Trials
-from api.upstream import Answers
+from api.upstream import ANSWER_ELSEWHERE_SECONDS, Answers
 from core.database import Trial, TrialKind
 from core.errors import Conflict, NotFound, Unavailable
 from core.images import Decoded, name_of
@@ -135,6 +135,44 @@ def test_a_version_that_is_late_keeps_few_people_waiting_and_that_is_its_latency
         assert sum(trial.latencies[bisect_left(LATENCY_BOUNDS_MS, 1000 * CANARY_SECONDS) :]) == trial.images
 
     played(play)
+
+
+def test_while_it_is_late_behind_the_answers_nobody_waits_for_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.trials.CANARY_SECONDS", 0.3)
+    monkeypatch.setattr("api.trials.ALL_BEHIND_SECONDS", 0.6)
+
+    async def play(scene: Scene) -> None:
+        async def answered_by(version: int, *, once_over: bool) -> None:
+            if once_over:
+                while time.monotonic() < over_at:
+                    await asyncio.sleep(0.01)
+            started = time.monotonic()
+            assert await scene.ask() == version
+            assert time.monotonic() - started < 0.25
+
+        scene.servers.open.clear()
+        assert await scene.ask() == CHAMPION
+        over_at = time.monotonic() + 0.6
+        await answered_by(CHAMPION, once_over=False)
+        asked_at = time.monotonic()
+        while time.monotonic() < asked_at + 0.4:  # so late is what is asked behind
+            await asyncio.sleep(0.01)
+        scene.servers.open.set()
+        assert (await scene.counted(2)).images == 2
+        late_at = time.monotonic()
+        scene.servers.open.clear()
+        await answered_by(CHAMPION, once_over=True)
+        scene.servers.open.set()
+        over_at = late_at + 0.6
+        await answered_by(CANARY, once_over=True)
+
+    played(play)
+
+
+def test_a_canary_of_a_hanging_server_is_waited_for_until_another_was_asked() -> None:
+    assert ANSWER_ELSEWHERE_SECONDS < CANARY_SECONDS < 2 * ANSWER_ELSEWHERE_SECONDS
 
 
 def test_a_server_that_hangs_for_both_says_nothing_about_the_version() -> None:

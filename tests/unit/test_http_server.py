@@ -274,6 +274,25 @@ def test_what_is_refused_unread_leaves_the_connection_open_as_long_as_an_answer_
     played(scene, refusing_and_keeping_open(), timeout_keep_alive=1)
 
 
+@pytest.mark.parametrize("made", [Hasty, refusing_and_keeping_open()])
+def test_line_breaks_between_requests_keep_no_connection_open(made: type[Protocol]) -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        for request in (GET, b"\r\n" + GET):
+            writer.write(request)
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200 ")
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(b"\r\n")
+            await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionResetError):
+            assert await ended == b""
+
+    with capture_logs() as logs:
+        played(scene, made, timeout_keep_alive=1)
+    assert "cut off" not in [line["event"] for line in logs]
+
+
 def test_who_never_reads_refusals_is_cut_off() -> None:
     async def scene(connect: Connect) -> None:
         _, writer = await connect()
@@ -283,6 +302,31 @@ def test_who_never_reads_refusals_is_cut_off() -> None:
 
     made = http_server.protocol(lambda data: bytes(1_000_000) if data.startswith(b"POST") else None)
     played(scene, made)
+
+
+def test_who_never_reads_answers_is_cut_off_and_all_work_was_begun() -> None:
+    """What the service counts for it from when it is made until it is done."""
+    made, begun = 0, 0
+
+    def direct(data: bytes) -> Coroutine[Any, Any, bytes]:
+        nonlocal made
+        made += 1
+        return answer()
+
+    async def answer() -> bytes:
+        nonlocal begun
+        begun += 1
+        return bytes(1_000_000)
+
+    async def scene(connect: Connect) -> None:
+        _, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer, b"POST / HTTP/1.1\r\n\r\n")
+        assert made > 1
+        await until(lambda: begun == made)
+
+    played(scene, http_server.protocol(direct))
 
 
 def test_one_servers_refusals_are_not_anothers() -> None:
@@ -379,17 +423,21 @@ def test_who_does_not_send_the_rest_in_time_is_cut_off() -> None:
     assert [line["event"] for line in logs].count("cut off") == 1
 
 
-def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_with_it() -> None:
-    desk = Desk()
-    made: list[Protocol] = []
-
-    class Kept(http_server.protocol(desk)):  # type: ignore[misc]
+def kept(direct: http_server.Direct, made: list[Protocol]) -> type[Protocol]:
+    class Kept(http_server.protocol(direct)):  # type: ignore[misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
             made.append(self)
             super().connection_made(transport)
 
+    return Kept
+
+
+def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_with_it() -> None:
+    desk = Desk()
+    made: list[Protocol] = []
+
     async def play() -> None:
-        async with served(Kept) as connect:
+        async with served(kept(desk, made)) as connect:
             reader, writer = await connect()
             writer.write(direct(b"one"))
             await until(lambda: desk.taken == [b"one"])
@@ -400,6 +448,77 @@ def test_what_was_taken_is_answered_before_a_graceful_end_and_the_connection_wit
             assert await reader.read() == b""
 
     asyncio.run(asyncio.wait_for(play(), 20))
+
+
+@pytest.mark.parametrize(
+    ("rest", "answers"),
+    [(b"e", [b"one"]), (b"e" + GET, [b"3", b"0"])],  # the second is read as any other
+)
+def test_what_comes_in_pieces_is_answered_too_before_a_graceful_end(
+    rest: bytes, answers: list[bytes]
+) -> None:
+    desk = Desk()
+    desk.open.set()
+    made: list[Protocol] = []
+
+    async def play() -> None:
+        async with served(kept(desk, made)) as connect:
+            reader, writer = await connect()
+            writer.write(direct(b"one")[:-1])
+            await until(lambda: bool(made) and made[0].awaits_more)
+            made[0].shutdown()
+            writer.write(rest)
+            for expected in answers:
+                assert (await answer_of(reader))[1] == expected
+            assert await reader.read() == b""
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_a_refusal_before_a_graceful_end_is_the_connections_last_answer() -> None:
+    made: list[Protocol] = []
+
+    async def play() -> None:
+        async with served(kept(lambda data: REFUSED if data.endswith(b"!") else 1, made)) as connect:
+            reader, writer = await connect()
+            writer.write(b"?")
+            await until(lambda: bool(made) and made[0].awaits_more)
+            made[0].shutdown()
+            writer.write(b"!")
+            assert await reader.read() == REFUSED
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_a_connection_whose_answer_failed_ends() -> None:
+    async def fails() -> bytes:
+        raise RuntimeError("no answer")
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+    played(scene, http_server.protocol(lambda _: fails()))
+
+
+def test_one_connection_that_cannot_be_closed_does_not_save_the_others() -> None:
+    class Odd(Hasty):
+        looks = 0
+
+        def end_if_late(self, now: float) -> None:
+            Odd.looks += 1
+            if Odd.looks % 2:
+                raise RuntimeError("odd")
+            super().end_if_late(now)
+
+    async def scene(connect: Connect) -> None:
+        for _ in range(2):
+            reader, _ = await connect()
+            assert await reader.read() == b""
+
+    played(scene, Odd)
 
 
 def test_who_went_away_leaves_nothing_behind() -> None:

@@ -228,7 +228,13 @@ def test_version_without_an_example_is_tried_on_a_blank_image(tmp_path: Path) ->
         ({"example_answer": {"inputs": images().tolist(), "probabilities": "?"}}, "no usable probabilities"),
         ({"example_answer": {"inputs": images(shape=PHOTO).tolist()}}, "does not fit its graph"),
         ({"example_answer": [1]}, "not a JSON object"),
+        (
+            {"example_answer": {"inputs": images().tolist(), "probabilities": [[10**400]]}},
+            "no usable probabilities",
+        ),
         ({"categories": {"outputs": []}}, "names 0 outputs, the graph has 3"),
+        ({"categories": {"outputs": 3}}, "no list of outputs"),
+        ({"categories": {}}, "no list of outputs"),
     ],
 )
 def test_version_whose_files_contradict_its_graph_is_rejected(
@@ -237,6 +243,14 @@ def test_version_whose_files_contradict_its_graph_is_rejected(
     model = graph(1)
     with pytest.raises(VersionRejected, match=reason):
         load(write_version(tmp_path, 1, model, **good_files(model, **changes)))
+
+
+def test_version_whose_files_are_no_json_is_rejected(tmp_path: Path) -> None:
+    directory = write_version(tmp_path, 1, graph(1), **good_files(graph(1)))
+    for content in (b"{", b"\xff", b'{"outputs":' + b"[" * 100_000):
+        (directory / "extra_files" / "categories.json").write_bytes(content)
+        with pytest.raises(VersionRejected, match=r"its categories\.json cannot be read"):
+            load(directory)
 
 
 def test_version_with_a_broken_graph_is_rejected(tmp_path: Path) -> None:
@@ -398,6 +412,32 @@ def test_version_that_answers_nonsense_is_turned_down_once(
     assert versions.live("doodles").version == 1
     assert registry.downloads == [1, 4]
     assert "not finite" in versions.as_json()["models"]["doodles"]["rejected"]["4"]
+
+
+def test_one_odd_model_keeps_no_other_from_being_followed(
+    registry: FolderRegistry,
+    follower: Follower,
+    versions: Versions,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = registry.download
+
+    def download(name: str, version: int, directory: Path) -> Version:
+        if name == "animals":
+            registry.downloads.append(version)
+            raise RuntimeError("odd")
+        return fetch(name, version, directory)
+
+    monkeypatch.setattr(registry, "download", download)
+    registry.champions["animals"] = 7
+    for second, version in enumerate((1, 2, 3, 2)):
+        clock.now = second
+        promote(registry, follower, version)
+        assert versions.live("doodles").version == version
+    assert registry.downloads.count(7) == 3  # ever more slowly
+    waiting = versions.as_json()["models"]["animals"]["waiting"]
+    assert waiting == {"version": 7, "reason": "RuntimeError; the log says more"}
 
 
 def test_version_that_cannot_be_fetched_is_tried_ever_more_slowly(
@@ -802,6 +842,48 @@ def test_a_version_on_trial_is_fetched_behind_and_stays(
     monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
     assert (ask(client, 3).status_code, tried(2).status_code) == (503, 200)
     assert registry.downloads.count(2) == 1
+
+
+def test_a_trial_starts_while_comparisons_take_all_their_room(
+    registry: FolderRegistry, versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+    monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 0)
+    others = OnDemand(registry, tmp_path / "cache")
+    free = threading.Event()
+    with http_client(
+        create_app(versions, Follower(registry, versions, tmp_path / "cache"), others)
+    ) as client:
+        try:
+            for _ in range(2):
+                others.threads.submit(free.wait)
+                others._fetchers.submit(free.wait)
+            started = client.post(
+                "/models/doodles/versions/2/invocations",
+                content=images(1).tobytes(),
+                headers={"Content-Type": RAW, "Emend-Trial": "start"},
+            )
+        finally:
+            free.set()
+        assert (started.status_code, started.headers["Emend-Version"]) == (200, "2")
+        monkeypatch.setattr("serving.on_demand.MOST_REQUESTS_AT_ONCE", 1)
+        assert ask(client, 3).status_code == 200
+        assert others.kept() == [("doodles", 2)]  # it is there for those whom the trial meets
+
+
+def test_a_trial_that_starts_fetches_at_once_what_was_missed(
+    registry: FolderRegistry, tmp_path: Path, clock: Clock
+) -> None:
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache", clock=clock)
+        registry.artifacts_away = True
+        with pytest.raises(NotReady, match="cannot be fetched now"):
+            await others.get("doodles", 3, for_trial=True, waits=True)
+        registry.artifacts_away = False
+        assert (await others.get("doodles", 3, for_trial=True, waits=True)).version == 3
+        others.stop()
+
+    asyncio.run(scenario())
 
 
 def test_why_a_version_on_trial_is_not_to_be_had_is_told_and_it_is_not_fetched_again_and_again(

@@ -33,6 +33,7 @@ def model_servers(monkeypatch: pytest.MonkeyPatch, *replies: Response | None) ->
 
             async def answer(request: Request, reply: Response = reply) -> Response:
                 assert len(await request.body()) == 784
+                assert request.headers["Emend-Trial"] == "start"  # not in the room of comparisons
                 return reply
 
             app = Starlette(routes=[Route(PATH, answer, methods=["POST"])])

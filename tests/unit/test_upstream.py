@@ -84,6 +84,13 @@ async def nonsense(_: web.Request) -> web.Response:
     return web.Response(text="<html>")
 
 
+def writes(text: str) -> Reply:
+    async def reply(_: web.Request) -> web.Response:
+        return web.Response(text=text, content_type="application/json")
+
+    return reply
+
+
 async def a_row_too_few(_: web.Request) -> web.Response:
     return web.Response(body=FIGURES[:1].tobytes() + b"\0", content_type=RAW)
 
@@ -154,7 +161,13 @@ def test_servers_take_turns() -> None:
     played(scene, *3 * [lambda: Server(ours)])
 
 
-@pytest.mark.parametrize("bad", [says(500), says(502), nonsense, a_row_too_few, truncated])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(says(500), says(502), nonsense, a_row_too_few, truncated),
+        *(writes(f'{{"predictions": [[1{400 * "0"}]]}}'), writes('{"predictions":' + 100_000 * "[")),
+    ],
+)
 def test_what_one_server_fails_at_another_answers_and_nobody_asks_the_first_until_it_answered_a_ping(
     bad: Reply,
 ) -> None:
@@ -172,6 +185,17 @@ def test_what_one_server_fails_at_another_answers_and_nobody_asks_the_first_unti
         assert len(failing.asked) == 3
 
     played(scene, lambda: Server(bad), lambda: Server(ours))
+
+
+@pytest.mark.parametrize(("stated", "version"), [("7", 7), ("²", None), ("-7", None), (5000 * "9", None)])
+def test_a_version_that_is_no_number_is_none(stated: str, version: int | None) -> None:
+    async def odd(_: web.Request) -> web.Response:
+        return web.Response(body=FIGURES.tobytes(), content_type=RAW, headers={"Emend-Version": stated})
+
+    async def scene(client: ModelServers, _: list[Server]) -> None:
+        assert (await client.probabilities("doodles", PIXELS)).version == version
+
+    played(scene, lambda: Server(odd))
 
 
 def test_only_when_all_failed_the_answer_is_bad() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import socket
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -10,10 +14,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from core import web
+from api.lean import LeanRoute
+from core import http_server, web
 from core.settings import settings
 from tests.support.http_server import http_client
 
@@ -264,3 +269,52 @@ def test_a_body_that_is_missing_or_not_said_to_be_json_is_told_so(client: httpx.
         (b"{}", "send the JSON with the header `Content-Type: application/json`; see /docs"),
     ):
         assert client.post("/thing", content=content).json()["error"]["message"] == message
+
+
+def hasty(direct: http_server.Direct | None) -> type[http_server.Protocol]:
+    class Hasty(http_server.protocol(direct)):  # type: ignore[misc]
+        head_seconds = body_seconds = 0.1
+        look_seconds = 0.02
+
+    return Hasty
+
+
+@pytest.mark.parametrize("path", ["/plain", "/lean"])
+@pytest.mark.parametrize("direct", [None, lambda data: 50 if data.startswith(b"POST") else None])
+def test_a_body_that_is_cut_off_for_being_slow_is_counted(
+    path: str, direct: http_server.Direct | None
+) -> None:
+    """direct: None, or one that waits for the rest."""
+    app = web.application("hurried", "has little time")
+    lean = APIRouter(route_class=LeanRoute)
+    app.state.gateway = None
+
+    @app.post("/plain")
+    def plain(_: Asked) -> str:
+        return "read"
+
+    @lean.post("/lean")
+    async def taken(body: Asked, request: Request, the: None) -> Response:
+        raise AssertionError("it is not whole")
+
+    app.include_router(lean)
+    counted = re.compile(
+        f'emend_http_requests_total{{method="POST",route="{path}",service="hurried",status="400"}} (\\S+)'
+    )
+
+    def cut_off(client: httpx.Client) -> float:
+        return sum(float(each) for each in counted.findall(client.get("/metrics").text))
+
+    with http_client(app, hasty(direct)) as client:
+        before = cut_off(client)
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0), 10) as slow:
+            head = (
+                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % path.encode()
+            )
+            slow.sendall(head + b"Content-Length: 99\r\n\r\n{")
+            with contextlib.suppress(ConnectionResetError):
+                assert slow.recv(1) == b""
+        until = time.monotonic() + 10
+        while cut_off(client) != before + 1:
+            assert time.monotonic() < until, "it was not counted"
+            time.sleep(0.01)
