@@ -85,7 +85,7 @@ class Direct:
     def _is_full(self) -> bool:
         batcher: Batcher = self._app.state.gateway.batcher
         places = batcher.places(self._default_model)
-        return places.in_use + self._starting >= places.most
+        return places.in_use + self._starting + 1 > places.most
 
     def _refuse(self, route: LeanRoute, headers: Headers) -> bytes:
         """No line in the log: there would be thousands."""

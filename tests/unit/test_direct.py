@@ -116,6 +116,17 @@ def test_requests_for_the_live_version_are_refused_unread_when_no_more_may_wait(
     played(scene)
 
 
+def test_a_place_that_is_not_whole_is_none() -> None:
+    def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
+        batcher.places("doodles").most = 100.7  # it follows how fast images are answered
+        with batcher.admit("doodles", 99):
+            assert direct(request()) == "taken"
+        with batcher.admit("doodles", 100):
+            assert isinstance(direct(request()), bytes)
+
+    played(scene)
+
+
 def test_nothing_is_refused_because_another_model_has_no_room() -> None:
     def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
         with batcher.admit("photos", MOST_ADMITTED), batcher.admit_replay("doodles"):
