@@ -19,10 +19,10 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -293,8 +293,10 @@ class Registry:
 
     # Artifacts
 
-    def download(self, name: str, version: int, directory: Path) -> Version:
-        """Fetches all files of a version into `directory`, which appears complete or not at all.
+    def download(self, name: str, version: int, directory: Path, *, without: Collection[str] = ()) -> Version:
+        """Fetches the files of a version into `directory`, which appears complete or not at all.
+
+        without: names of files that are not needed; each would cost a request.
 
         Beside the artifacts it leaves `version.json`, which says whose files they are: numbers start again
         at 1 when a registry is made anew, sources do not. A killed download leaves a `.<name>.*.partial`
@@ -308,6 +310,8 @@ class Registry:
         partial.mkdir(parents=True)
         try:
             for path, size_bytes in self._files(root):
+                if PurePosixPath(path).name in without:
+                    continue
                 self._fetch(f"{root}/{path}", partial / path, size_bytes)
             write_json(partial / "version.json", identity(found))
             partial.rename(directory)

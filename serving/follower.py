@@ -24,7 +24,7 @@ from core.storage import write_atomically
 from core.wake import Listener
 from serving import metrics
 from serving.errors import VersionRejected
-from serving.versions import LoadedVersion, Versions, load, read_identity
+from serving.versions import NOT_SERVED, LoadedVersion, Versions, load, read_identity
 
 ALIAS = "champion"
 POLL_SECONDS = 1.0  # while nothing tells of promotions
@@ -182,7 +182,7 @@ class Follower:
                 # A damaged cache says nothing about the version: fetch it again.
                 log.warning("cache_unusable", model=wanted.name, reason=exc.message)
         shutil.rmtree(directory, ignore_errors=True)
-        self._registry.download(wanted.name, wanted.version, directory)
+        self._registry.download(wanted.name, wanted.version, directory, without=NOT_SERVED)
         return load(directory)
 
     def _forget(self, name: str, keep: set[int]) -> None:

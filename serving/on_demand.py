@@ -24,7 +24,7 @@ from core.errors import EmendError, NotFound, Unavailable
 from core.registry import ArtifactError, Registry
 from serving.errors import NotReady, ServingError, UnknownVersion, UnusableVersion, VersionRejected
 from serving.follower import SAFE_NAME
-from serving.versions import LoadedVersion, load
+from serving.versions import NOT_SERVED, LoadedVersion, load
 
 # Of files, all models together; the one asked for last stays however large it is.
 MOST_BYTES = 256 * 1024 * 1024
@@ -162,7 +162,7 @@ class OnDemand:
             raise UnknownVersion(f"there is no version {version} of '{name}'")
         directory = self._folder / name / str(version)
         try:
-            self._registry.download(name, version, directory)
+            self._registry.download(name, version, directory, without=NOT_SERVED)
             size_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             return _Kept(load(directory), size_bytes)
         except VersionRejected as exc:
@@ -175,6 +175,9 @@ class OnDemand:
             raise NotReady(f"version {version} of '{name}' cannot be fetched now: {exc}") from exc
         except EmendError as exc:
             raise ServingError(f"version {version} of '{name}' cannot be fetched: {exc}") from exc
+        except Exception as exc:  # whatever it is, it is not fetched again for everybody who asks
+            log.exception("fetch_failed", model=name, version=version)
+            raise ServingError(f"version {version} of '{name}' cannot be fetched; the log says why") from exc
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 

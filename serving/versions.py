@@ -25,6 +25,11 @@ from serving.protocol import INPUT, OUTPUT, Pixels, Shape, parse_payload
 
 # Where `mlflow.onnx.log_model(extra_files=…)` puts what is not MLflow's own.
 EXTRA_FILES = "extra_files"
+# What of a version is for others, and not fetched. Anything else may be the graph's own, as weights beside it are.
+NOT_SERVED = (
+    *("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"),
+    *("input_example.json", "input.json", "weights.safetensors"),
+)
 
 # The same graph answers within this on any CPU; a wrong preprocessing or a swapped class is far beyond it.
 EXAMPLE_TOLERANCE = 1e-4

@@ -213,6 +213,25 @@ def test_download_is_whole(server: Scripted, registry: Registry, tmp_path: Path)
     assert json.loads((tmp_path / "doodles/3/version.json").read_text())["source"] == "models:/m-1"
 
 
+def test_files_that_are_not_needed_are_not_asked_for(
+    server: Scripted, registry: Registry, tmp_path: Path
+) -> None:
+    folders = {
+        "1/models/m-1": [
+            {"path": "model.onnx", "is_dir": False, "file_size": 4},
+            {"path": "conda.yaml", "is_dir": False, "file_size": 9},
+            {"path": "extra_files", "is_dir": True},
+        ],
+        "1/models/m-1/extra_files": [{"path": "input.json", "is_dir": False, "file_size": 2}],
+    }
+    serve_artifacts(server, folders, {"model.onnx": b"onnx"})
+    registry.download("doodles", 3, tmp_path / "3", without=("conda.yaml", "input.json"))
+    assert {path.name for path in (tmp_path / "3").rglob("*") if path.is_file()} == {
+        "model.onnx",
+        "version.json",
+    }
+
+
 @pytest.mark.parametrize("content", [b"onn", b"onnx and more"])
 def test_file_of_another_size_leaves_nothing(
     server: Scripted, registry: Registry, tmp_path: Path, content: bytes

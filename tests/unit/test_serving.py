@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -303,6 +303,9 @@ def test_unknown_model_and_model_without_version_differ() -> None:
 # Following
 
 
+ODD = 666  # a version that is fetched with an error nobody expects
+
+
 class FolderRegistry(Registry):
     """The registry's answers from folders that `write_version` made; downloads are copies."""
 
@@ -327,13 +330,16 @@ class FolderRegistry(Registry):
             name, number, f"models:/m-{number}", "r", {}, (alias,), datetime(2026, 1, 1, tzinfo=UTC)
         )
 
-    def download(self, name: str, version: int, directory: Path) -> Version:
+    def download(self, name: str, version: int, directory: Path, *, without: Collection[str] = ()) -> Version:
         self.downloads.append(version)
+        if version == ODD:
+            raise RuntimeError("odd")
         if self.artifacts_away:
             raise RegistryUnavailable("artifacts away")
         if not (self.source / name / str(version)).exists():
             raise VersionNotFound(f"model '{name}' has no version {version}")
-        shutil.copytree(self.source / name / str(version), directory)
+        source = self.source / name / str(version)
+        shutil.copytree(source, directory, ignore=shutil.ignore_patterns(*without))
         number = self.champions.get(name, version)
         found = Version(name, number, f"models:/m-{number}", "r", {}, (), datetime(2026, 1, 1, tzinfo=UTC))
         (directory / "version.json").write_text(
@@ -423,11 +429,11 @@ def test_one_odd_model_keeps_no_other_from_being_followed(
 ) -> None:
     fetch = registry.download
 
-    def download(name: str, version: int, directory: Path) -> Version:
+    def download(name: str, version: int, directory: Path, *, without: Collection[str] = ()) -> Version:
         if name == "animals":
             registry.downloads.append(version)
             raise RuntimeError("odd")
-        return fetch(name, version, directory)
+        return fetch(name, version, directory, without=without)
 
     monkeypatch.setattr(registry, "download", download)
     registry.champions["animals"] = 7
@@ -903,9 +909,10 @@ def test_why_a_version_on_trial_is_not_to_be_had_is_told_and_it_is_not_fetched_a
 
         await tried(99, UnknownVersion)
         await tried(4, UnusableVersion)
+        await tried(ODD, ServingError)
         registry.artifacts_away = True
         await tried(3, NotReady)
-        for version in (99, 4, 3):
+        for version in (99, 4, ODD, 3):
             assert registry.downloads.count(version) == 1
         registry.artifacts_away = False
         clock.now += 6
