@@ -91,6 +91,8 @@ from core.images import name_of, split_of
 from pipeline.params import parse
 from pipeline.training.classifier import Classifier, best_device
 from pipeline.training.config import TrainingConfig
+from pipeline.training.networks import ImageNetwork, Network
+from pipeline.training.optimizer import AdamW, Muon
 from pipeline.training.trainer import TrainingData
 from pipeline.workspace import PRESETS
 
@@ -162,6 +164,10 @@ def chosen_recipes(given: argparse.Namespace, outputs: int) -> dict[str, Recipe]
             recipes[f"{ours.epochs} epochs without {name}"] = partial(
                 measure, outputs=outputs, config=lacking
             )
+        for name, trainer in WITHOUT_STEP.items():
+            recipes[f"{ours.epochs} epochs without {name}"] = partial(
+                measure, outputs=outputs, config=ours, trainer=trainer
+            )
     return recipes
 
 
@@ -183,6 +189,29 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "label smoothing": {"label_smoothing": 0.0},
     "the second thread": {"threads": 1},
 }
+
+
+class AdamWAlone(Classifier):
+    def _new_optimizers(self) -> dict[str, Muon | AdamW]:
+        filters = [p for p in self.network.parameters() if p.ndim > 1 and p.requires_grad]
+        norms_and_biases = [p for p in self.network.parameters() if p.ndim == 1]
+        return {
+            "muon": AdamW([], [], 0.0),
+            "adamw": AdamW(filters, norms_and_biases, self.config.weight_decay),
+        }
+
+
+class RandomStem(Classifier):
+    """As it is made, and not trained either."""
+
+    def _new_network(self, outputs: int, base: Path | None) -> ImageNetwork:
+        network = super()._new_network(outputs, base)
+        assert isinstance(network, Network)
+        network.stem.reset_parameters()
+        return network
+
+
+WITHOUT_STEP: dict[str, type[Classifier]] = {"Muon": AdamWAlone, "whitening": RandomStem}
 
 
 @dataclass(frozen=True)
@@ -256,12 +285,19 @@ def interval(values: Sequence[float]) -> float:
     return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def measure(images: Split, seed: int, *, outputs: int, config: TrainingConfig) -> tuple[float, float]:
-    trainer = Classifier(config.model_copy(update={"seed": seed}), say=lambda line: None)
+def measure(
+    images: Split,
+    seed: int,
+    *,
+    outputs: int,
+    config: TrainingConfig,
+    trainer: type[Classifier] = Classifier,
+) -> tuple[float, float]:
+    trained = trainer(config.model_copy(update={"seed": seed}), say=lambda line: None)
     started = airbench.seconds_now()
-    trainer.fit(images.data, outputs)
+    trained.fit(images.data, outputs)
     seconds = airbench.seconds_now() - started
-    accuracy = trainer.measure(images.pixels, images.targets)[1]
+    accuracy = trained.measure(images.pixels, images.targets)[1]
     assert accuracy is not None
     return accuracy, seconds
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench import airbench
 from bench.airbench import Airbench, accuracy, batches, train_airbench, whitening
-from bench.training import WITHOUT, Split, arguments, chosen_config, chosen_recipes, compare
+from bench.training import WITHOUT, WITHOUT_STEP, Split, arguments, chosen_config, chosen_recipes, compare
 from pipeline.training.trainer import TrainingData
 
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ def test_what_is_compared_is_what_was_asked_for() -> None:
     )
     assert list(chosen_recipes(given, 10)) == [
         *("baseline", "airbench, 9.9 epochs", "2 epochs", "4 epochs"),
-        *(f"4 epochs without {name}" for name in WITHOUT),
+        *(f"4 epochs without {name}" for name in (*WITHOUT, *WITHOUT_STEP)),
     ]
     config = chosen_config(arguments(["drawings", "--threads", "1", "--widths", "8", "16"]))
     assert (config.threads, config.widths, config.augmentation) == (1, (8, 16), "drawing")
