@@ -14,10 +14,8 @@ other cost nearly as much as an answer, and at four times of what the gateway ca
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -27,20 +25,11 @@ from fastapi.routing import APIRouter
 from api import metrics
 from api.batching import Batcher, TooBusy, refusal
 from api.lean import LeanRoute, parsed
-from core import telemetry, web
+from core import plain_http, telemetry, web
 from core.errors import EmendError
 from core.settings import settings
 
 MOST_BYTES = 65_536
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-# What changes how a request is read or answered.
-_READ_OTHERWISE = frozenset(
-    (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer")
-)
-_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
-
-Headers = dict[bytes, bytes]
 
 
 class Direct:
@@ -61,71 +50,55 @@ class Direct:
         self._starting = 0  # for the live version; admitted in the loop's next turn
 
     def __call__(self, data: bytes) -> bytes | Coroutine[Any, Any, bytes] | int | None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or len(data) > self._most_bytes:
-            return None
-        first, *lines = data[:end].split(b"\r\n")
-        route = self._routes.get(first)
-        headers = None if route is None else _headers(lines)
-        if route is None or headers is None:
-            return None
-        length = headers.get(b"content-length", b"")
-        if not length.isdigit() or len(length) > 6:
-            return None
-        missing = end + 4 + int(length) - len(data)
-        if missing != 0:  # less than 0: another request behind it
-            return missing if 0 < missing <= self._most_bytes - len(data) else None
-        content = data[end + 4 :]
+        plain = plain_http.read(data, self._routes.__contains__, self._most_bytes)
+        if not isinstance(plain, plain_http.Request):
+            return plain
+        content = plain.content
         is_for_live = b'"model"' not in content and b'"version"' not in content and b"\\" not in content
         if is_for_live and self._is_full():
-            return self._refuse(route[0], headers)
+            return self._refuse(plain)
         self._starting += is_for_live
-        return self._answer(*route, headers, content, is_for_live=is_for_live)
+        return self._answer(plain, is_for_live=is_for_live)
 
     def _is_full(self) -> bool:
         batcher: Batcher = self._app.state.gateway.batcher
         places = batcher.places(self._default_model)
         return places.in_use + self._starting + 1 > places.most
 
-    def _refuse(self, route: LeanRoute, headers: Headers) -> bytes:
+    def _refuse(self, plain: plain_http.Request) -> bytes:
         """No line in the log: there would be thousands."""
+        route, _ = self._routes[plain.line]
         metrics.REFUSED.labels(self._default_model).inc()
         telemetry.count_request(self._service, "POST", route.path, TooBusy.status, 0.0)
-        return _written(self._refused, web.request_id_of(headers))
+        return _written(self._refused, web.request_id_of(plain.headers))
 
-    async def _answer(
-        self, route: LeanRoute, shape: Any, headers: Headers, content: bytes, *, is_for_live: bool
-    ) -> bytes:
+    async def _answer(self, plain: plain_http.Request, *, is_for_live: bool) -> bytes:
         self._starting -= is_for_live
         started = time.perf_counter()
-        request_id = web.begin_request(headers)
+        route, shape = self._routes[plain.line]
+        request_id = web.begin_request(plain.headers)
         scope = {
             "type": "http",
             "method": "POST",
             "path": route.path,
             "query_string": b"",
-            "headers": list(headers.items()),
+            "headers": list(plain.headers.items()),
             "app": self._app,
             "route": route,
             "state": {"request_id": request_id},
         }
-        response = await self._response(Request(scope), route, shape, headers, content, request_id)
+        response = await self._response(Request(scope), route, shape, plain, request_id)
         web.end_request(self._service, scope, response.status_code, time.perf_counter() - started)
         return _written(response, request_id)
 
     async def _response(
-        self,
-        request: Request,
-        route: LeanRoute,
-        shape: Any,
-        headers: Headers,
-        content: bytes,
-        request_id: str,
+        self, request: Request, route: LeanRoute, shape: Any, plain: plain_http.Request, request_id: str
     ) -> Response:
         try:
-            if (refused := web.other_sites("POST", headers)) is not None:
+            if (refused := web.other_sites("POST", plain.headers)) is not None:
                 return web.answer_of(refused)
-            body = parsed(shape, headers.get(b"content-type", b"").decode("latin-1"), content)
+            content_type = plain.headers.get(b"content-type", b"").decode("latin-1")
+            body = parsed(shape, content_type, plain.content)
             response: Response = await route.endpoint(body, request, self._app.state.gateway)
             return response
         except EmendError as exc:
@@ -136,28 +109,10 @@ class Direct:
             return web.unexpected(exc, request_id)
 
 
-def _headers(lines: list[bytes]) -> Headers | None:
-    """By name, in lower case. None when they may be read in more than one way, or say how to read the rest."""
-    headers: Headers = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
-        if (
-            not colon
-            or name in headers
-            or name in _READ_OTHERWISE
-            or not _NAME.fullmatch(name)
-            or not _VALUE.fullmatch(value)
-        ):
-            return None
-        headers[name] = value
-    return headers if headers.get(b"connection", b"keep-alive").lower() == b"keep-alive" else None
-
-
 def _written(response: Response, request_id: str) -> bytes:
-    return b"%b%bx-request-id: %b\r\nx-content-type-options: nosniff\r\n\r\n%b" % (
-        _STATUS_LINES[response.status_code],
-        b"".join([b"%b: %b\r\n" % header for header in response.raw_headers]),
-        request_id.encode(),
-        bytes(response.body),
+    headers = (
+        *response.raw_headers,
+        (b"x-request-id", request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
     )
+    return plain_http.written(response.status_code, headers, bytes(response.body))

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -43,13 +44,13 @@ _STARTS_TRIAL = "start"  # in the header `Emend-Trial`
 _THREADS = 4
 _MOST_REQUESTS_AT_ONCE = 128
 _BODY_TIMEOUT_SECONDS = 10.0
-_SANE_REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}(,[A-Za-z0-9._-]{1,64}){0,63}")  # of a whole batch
+SANE_REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}(,[A-Za-z0-9._-]{1,64}){0,63}")  # of a whole batch
 
 log = telemetry.get_logger(__name__)
 
 
 @dataclass
-class _Lane:
+class Lane:
     """Requests that share threads and places, so that those of another lane cannot hold them up."""
 
     threads: ThreadPoolExecutor
@@ -58,28 +59,32 @@ class _Lane:
 
     def __enter__(self) -> None:
         """Raises NotReady when no place is left."""
-        if self.in_progress >= self.most_at_once():
+        if self.is_full:
             raise NotReady(f"{self.in_progress} requests are in progress; try again in a moment")
         self.in_progress += 1
 
     def __exit__(self, *_: object) -> None:
         self.in_progress -= 1
 
+    @property
+    def is_full(self) -> bool:
+        return self.in_progress >= self.most_at_once()
+
 
 class ModelServer:
     """The application's state and its endpoints."""
 
     def __init__(self, versions: Versions, follower: Follower, others: OnDemand) -> None:
-        self._versions = versions
+        self.versions = versions
         self._follower = follower
         self._others = others
-        self._live = _Lane(
+        self.live = Lane(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="inference"), lambda: _MOST_REQUESTS_AT_ONCE
         )
-        self._trials = _Lane(
+        self._trials = Lane(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="trial"), lambda: _MOST_REQUESTS_AT_ONCE
         )
-        self._replays = _Lane(others.threads, lambda: on_demand.MOST_REQUESTS_AT_ONCE)
+        self._replays = Lane(others.threads, lambda: on_demand.MOST_REQUESTS_AT_ONCE)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -89,12 +94,12 @@ class ModelServer:
             yield
         finally:
             await asyncio.to_thread(self._follower.stop)
-            self._live.threads.shutdown()
+            self.live.threads.shutdown()
             self._trials.threads.shutdown()
             self._others.stop()
 
     async def invoke_default(self, request: Request) -> Response:
-        return await self._invoke_live(request, self._versions.default_model)
+        return await self._invoke_live(request, self.versions.default_model)
 
     async def invoke_named(self, request: Request) -> Response:
         return await self._invoke_live(request, request.path_params["name"])
@@ -105,7 +110,7 @@ class ModelServer:
 
         async def find() -> LoadedVersion:
             number = await self._others.number(name, written)
-            live = self._versions.peek(name)
+            live = self.versions.peek(name)
             if live is not None and live.version == number:
                 return live
             return await self._others.get(
@@ -116,31 +121,31 @@ class ModelServer:
 
     async def _invoke_live(self, request: Request, name: str) -> Response:
         async def find() -> LoadedVersion:
-            return self._versions.live(name)
+            return self.versions.live(name)
 
-        return await self._invoke(request, name, self._live, find)
+        return await self._invoke(request, name, self.live, find)
 
     async def health(self, _: Request) -> Response:
         """As MLflow's: an empty line; the status says it all."""
-        return Response("\n", 200 if self._versions.ready() else 503, media_type="application/json")
+        return Response("\n", 200 if self.versions.ready() else 503, media_type="application/json")
 
     async def version(self, _: Request) -> Response:
-        return JSONResponse(self._versions.as_json())
+        return JSONResponse(self.versions.as_json())
 
     async def metrics(self, _: Request) -> Response:
         return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _invoke(
-        self, request: Request, name: str, lane: _Lane, find: Callable[[], Awaitable[LoadedVersion]]
+        self, request: Request, name: str, lane: Lane, find: Callable[[], Awaitable[LoadedVersion]]
     ) -> Response:
         started = time.perf_counter()
-        if _SANE_REQUEST_IDS.fullmatch(request_id := request.headers.get("x-request-id", "")):
+        if SANE_REQUEST_IDS.fullmatch(request_id := request.headers.get("x-request-id", "")):
             telemetry.bind(request_id=request_id)
-        known = name == self._versions.default_model or self._versions.peek(name) is not None
+        known = name == self.versions.default_model or self.versions.peek(name) is not None
         label = name if known else ""  # else anybody could make any number of time series
         version, counted_as, status = "", "", 500
         try:
-            if lane is self._live:
+            if lane is self.live:
                 await find()  # refused before the body is read
             with lane:
                 body = await _read(request)
@@ -152,35 +157,28 @@ class ModelServer:
             return response
         except ServingError as exc:
             status = exc.status
-            return _error(exc)
+            return refused(exc)
         finally:
             seconds = time.perf_counter() - started
-            route = request.scope["route"].path
-            metrics.SCORED.labels(label, counted_as, str(status)).inc()
-            telemetry.count_request("serving", "POST", route, status, seconds)
-            log.info(
-                "scored", model=label, version=version, status=status, milliseconds=round(seconds * 1000, 1)
-            )
+            tell(request.scope["route"].path, label, version, counted_as, status, seconds)
 
-    def _counted_as(self, lane: _Lane, loaded: LoadedVersion) -> str:
+    def _counted_as(self, lane: Lane, loaded: LoadedVersion) -> str:
         """Of the live one; anybody may ask for any other."""
-        return str(loaded.version) if lane is self._live else telemetry.OTHER
+        return str(loaded.version) if lane is self.live else telemetry.OTHER
 
-    async def _answer(self, lane: _Lane, loaded: LoadedVersion, body: bytes, request: Request) -> Response:
+    async def _answer(self, lane: Lane, loaded: LoadedVersion, body: bytes, request: Request) -> Response:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         content_type = request.headers.get("content-type", "")
         raw = request.headers.get("accept") == RAW
-        answer, count = await loop.run_in_executor(lane.threads, _score, loaded, body, content_type, raw)
-        counted_as = self._counted_as(lane, loaded)
-        metrics.SCORE_SECONDS.labels(loaded.name, counted_as).observe(time.perf_counter() - started)
-        metrics.IMAGES.labels(loaded.name, counted_as).inc(count)
-        headers = {"Emend-Model": loaded.name, "Emend-Version": str(loaded.version)}
-        return Response(answer, headers=headers, media_type=RAW if raw else "application/json")
+        answer, count = await loop.run_in_executor(
+            lane.threads, partial(score, loaded, body, content_type, raw=raw)
+        )
+        count_images(loaded, self._counted_as(lane, loaded), count, time.perf_counter() - started)
+        return answered(loaded, answer, raw=raw)
 
 
-def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Starlette:
-    server = ModelServer(versions, follower, others)
+def create_app(server: ModelServer) -> Starlette:
     return Starlette(
         routes=[
             Route("/invocations", server.invoke_default, methods=["POST"]),
@@ -196,9 +194,27 @@ def create_app(versions: Versions, follower: Follower, others: OnDemand) -> Star
     )
 
 
-def _score(loaded: LoadedVersion, body: bytes, content_type: str, raw: bool) -> tuple[bytes, int]:
+def score(loaded: LoadedVersion, body: bytes, content_type: str, *, raw: bool) -> tuple[bytes, int]:
+    """The answer, and of how many images."""
     pixels = parse(body, content_type, loaded.shape)
     return render(loaded.probabilities(pixels), raw=raw), len(pixels)
+
+
+def answered(loaded: LoadedVersion, answer: bytes, *, raw: bool) -> Response:
+    headers = {"Emend-Model": loaded.name, "Emend-Version": str(loaded.version)}
+    return Response(answer, headers=headers, media_type=RAW if raw else "application/json")
+
+
+def count_images(loaded: LoadedVersion, counted_as: str, images: int, seconds: float) -> None:
+    metrics.SCORE_SECONDS.labels(loaded.name, counted_as).observe(seconds)
+    metrics.IMAGES.labels(loaded.name, counted_as).inc(images)
+
+
+def tell(route: str, model: str, version: str, counted_as: str, status: int, seconds: float) -> None:
+    """A request was answered: counts it, and has a line in the log for it."""
+    metrics.SCORED.labels(model, counted_as, str(status)).inc()
+    telemetry.count_request("serving", "POST", route, status, seconds)
+    log.info("scored", model=model, version=version, status=status, milliseconds=round(seconds * 1000, 1))
 
 
 async def _read(request: Request) -> bytes:
@@ -224,7 +240,7 @@ def _too_large() -> BodyTooLarge:
     return BodyTooLarge(f"a body may have {MOST_BODY_BYTES} bytes; send fewer images at once, or raw pixels")
 
 
-def _error(exc: ServingError) -> Response:
+def refused(exc: ServingError) -> Response:
     headers = {"Retry-After": str(exc.retry_after_seconds)} if isinstance(exc, NotReady) else None
     if exc.status >= 500 and not isinstance(exc, NotReady):
         log.error("scoring_failed", reason=exc.message)
@@ -239,6 +255,10 @@ async def _http_error(_: Request, exc: Exception) -> Response:
 
 async def _unexpected(_: Request, exc: Exception) -> Response:
     """Starlette raises it on after this answer, so the log has the traceback and the client does not."""
+    return failed()
+
+
+def failed() -> Response:
     return _shaped("INTERNAL_ERROR", "the model server failed on this request; its log says why", 500)
 
 

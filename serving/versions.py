@@ -7,7 +7,9 @@ begun and is freed with its last request; nothing counts, nothing waits.
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,7 +50,12 @@ log = telemetry.get_logger(__name__)
 
 
 class LoadedVersion:
-    """A version that may answer: its graph in memory, tried on its example. Threads may share it."""
+    """A version that may answer: its graph in memory, tried on its example. Threads may share it.
+
+    seconds_an_image: as long as it took when it was tried.
+    """
+
+    seconds_an_image = math.inf
 
     def __init__(self, name: str, identity: dict[str, Any], session: ort.InferenceSession) -> None:
         self.name = name
@@ -125,6 +132,9 @@ def _try_example(loaded: LoadedVersion, directory: Path) -> None:
         raise VersionRejected(f"its input example does not fit its graph: {exc.message}") from exc
     try:
         answer = loaded.probabilities(pixels)
+        started = time.perf_counter()  # the first time memory is prepared
+        loaded.probabilities(pixels)
+        loaded.seconds_an_image = (time.perf_counter() - started) / max(len(pixels), 1)
     except Exception as exc:  # ONNX Runtime's errors share no root but Exception
         raise VersionRejected(f"it fails on its input example: {_first_line(exc)}") from exc
     _check_probabilities(answer, len(pixels))

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from core.registry import Registry, RegistryUnavailable, Version, VersionNotFound
-from serving.app import create_app
+from serving.app import ModelServer, create_app
 from serving.errors import (
     BadAnswer,
     BadRequest,
@@ -574,7 +574,9 @@ def test_name_that_is_no_folder_is_ignored(
 def client(registry: FolderRegistry, versions: Versions, tmp_path: Path) -> Iterator[httpx.Client]:
     registry.champions["doodles"] = 1
     follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
-    with http_client(create_app(versions, follower, OnDemand(registry, tmp_path / "cache"))) as opened:
+    with http_client(
+        create_app(ModelServer(versions, follower, OnDemand(registry, tmp_path / "cache")))
+    ) as opened:
         wait_until(lambda: versions.ready() == ["doodles"])
         yield opened
 
@@ -659,7 +661,9 @@ def test_health_is_that_some_model_answers(
 ) -> None:
     registry.away = True
     follower = Follower(registry, versions, tmp_path / "cache", poll_seconds=0.01)
-    with http_client(create_app(versions, follower, OnDemand(registry, tmp_path / "cache"))) as client:
+    with http_client(
+        create_app(ModelServer(versions, follower, OnDemand(registry, tmp_path / "cache")))
+    ) as client:
         for path in ("/ping", "/health"):
             assert client.get(path).status_code == 503
         refused = client.post("/invocations", json={"inputs": images().tolist()})
@@ -811,7 +815,9 @@ def test_a_version_that_is_evicted_answers_what_it_was_asked_before(
     others = OnDemand(registry, tmp_path / "cache")
     free = threading.Event()
     with (
-        http_client(create_app(versions, Follower(registry, versions, tmp_path / "cache"), others)) as client,
+        http_client(
+            create_app(ModelServer(versions, Follower(registry, versions, tmp_path / "cache"), others))
+        ) as client,
         ThreadPoolExecutor(2) as asking,
     ):
         for _ in range(2):
@@ -858,7 +864,7 @@ def test_a_trial_starts_while_comparisons_take_all_their_room(
     others = OnDemand(registry, tmp_path / "cache")
     free = threading.Event()
     with http_client(
-        create_app(versions, Follower(registry, versions, tmp_path / "cache"), others)
+        create_app(ModelServer(versions, Follower(registry, versions, tmp_path / "cache"), others))
     ) as client:
         try:
             for _ in range(2):

@@ -1,0 +1,78 @@
+"""Requests in their plainest form, read as they came: what a service takes past its framework (core/http_server.py).
+
+    wanted = {b"POST /invocations HTTP/1.1"}.__contains__
+    request = plain_http.read(data, wanted, most_bytes=65_536)   # Request, bytes still missing, or None
+    answer = plain_http.written(200, [(b"content-type", b"text/plain")], b"done")
+
+Plain is a head with nothing that changes how it is read, and a body of known length; whatever is in doubt is for who
+reads any request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# What changes how a request is read or answered.
+_READ_OTHERWISE = frozenset(
+    (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer")
+)
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+
+Headers = dict[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Request:
+    """line: method, path and version. headers: by name, in lower case."""
+
+    line: bytes
+    headers: Headers
+    content: bytes
+
+
+def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> Request | int | None:
+    """The request, if it is plain and its first line wanted; how many bytes of it are still to come; None for anything
+    else. most_bytes: of head and body together."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or len(data) > most_bytes:
+        return None
+    line, *rest = data[:end].split(b"\r\n")
+    headers = _headers(rest) if is_wanted(line) else None
+    if headers is None:
+        return None
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > 6:
+        return None
+    missing = end + 4 + int(length) - len(data)
+    if missing != 0:  # less than 0: another request behind it
+        return missing if 0 < missing <= most_bytes - len(data) else None
+    return Request(line, headers, data[end + 4 :])
+
+
+def written(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """An answer as it goes over the wire. headers: `content-length` among them."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join((_STATUS_LINES[status], *lines, b"\r\n", body))
+
+
+def _headers(lines: list[bytes]) -> Headers | None:
+    """None when they may be read in more than one way, or say how to read the rest."""
+    headers: Headers = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if (
+            not colon
+            or name in headers
+            or name in _READ_OTHERWISE
+            or not _NAME.fullmatch(name)
+            or not _VALUE.fullmatch(value)
+        ):
+            return None
+        headers[name] = value
+    return headers if headers.get(b"connection", b"keep-alive").lower() == b"keep-alive" else None
