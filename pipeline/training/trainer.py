@@ -48,7 +48,8 @@ class TrainingDiverged(StageError):
 @dataclass(frozen=True)
 class TrainingData:
     """pixels: uint8 (N, H, W[, 3]), in memory or on disk; targets: int64 (N,), output indices; weights: float32 (N,),
-    how much each image counts; unmirrored: outputs of which no mirror image is to be made, see `train.unmirrored`."""
+    how much each image counts; unmirrored: outputs of which no mirror image is to be made, see `train.unmirrored`;
+    known: bool (N,), whether the champion was trained on an image as what it is now; None where nobody says."""
 
     pixels: NDArray[np.uint8] | Images
     targets: NDArray[np.int64]
@@ -56,6 +57,7 @@ class TrainingData:
     validation_pixels: NDArray[np.uint8] | Images
     validation_targets: NDArray[np.int64]
     unmirrored: tuple[int, ...] = ()
+    known: NDArray[np.bool_] | None = None
 
     @property
     def channels(self) -> int:
@@ -246,8 +248,9 @@ class Trainer(ABC):
             digest.update(pixels.tobytes())
         for pixels in in_batches(data.validation_pixels, 10_000):
             digest.update(pixels.tobytes())
-        for array in (data.targets, data.weights, data.validation_targets):
-            digest.update(array.tobytes())
+        for array in (data.targets, data.weights, data.validation_targets, data.known):
+            if array is not None:
+                digest.update(array.tobytes())
         if base is not None:
             digest.update((base / "model.onnx").read_bytes())
         return digest.hexdigest()
