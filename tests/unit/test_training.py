@@ -15,7 +15,7 @@ from pipeline.stages import StageError
 from pipeline.training.classifier import Classifier
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import export_network, pattern
-from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
+from pipeline.training.gradients import Batch, Gradients, Part, Threads, fast_dtype, parts_of
 from pipeline.training.networks import Block, ImageNetwork, Network, images_of
 from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
 from tests.support.lines import lines, lines_data
@@ -126,6 +126,17 @@ def test_the_parts_of_a_batch_make_the_gradients_of_the_whole() -> None:
         total += of_part.detach()
     assert torch.allclose(bias, expected, atol=0.01)
     assert torch.allclose(loss, total, atol=0.02)
+
+
+@pytest.mark.parametrize(("multiplied", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    multiplied: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or multiplied
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert fast_dtype(torch.device("cuda")) == dtype
 
 
 def test_training_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path: Path) -> None:
