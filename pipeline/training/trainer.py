@@ -296,13 +296,22 @@ def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]
 
 
 def get_trainer(name: str, config: TrainingConfig, say: Callable[[str], None] = print) -> Trainer:
-    """A built-in one, or one of another package. Raises StageError that says which there are."""
-    if name in BUILT_IN:
-        found: Any = _built_in(name)
-    else:
-        found = _offered(name)
+    """A built-in one, or one of another package. Raises StageError that says which there are, or who else offers it."""
+    _check_unique(name)
+    found: Any = _built_in(name) if name in BUILT_IN else _offered(name)
     trainer: Trainer = found(config, say)
     return trainer
+
+
+def _check_unique(name: str) -> None:
+    by = sorted(each.dist.name for each in entry_points(group=GROUP, name=name) if each.dist is not None)
+    if name in BUILT_IN:
+        by.insert(0, "Emend itself")
+    if len(by) > 1:
+        raise StageError(
+            f"the trainer {name!r} is offered by more than one: {', '.join(by)}. Uninstall the packages whose you do "
+            "not want, or change train.trainer in params.yaml"
+        )
 
 
 def _built_in(name: str) -> type[Trainer]:

@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "linear_trainer"
 CONFIG = TrainingConfig(trainer="linear", augmentation="none", epochs=4)
 LINEAR = {"trainer": "linear", "options": {"rate": 0.01}, "epochs": 4, "augmentation": "none"}
 
-Offer = Callable[[str, str], None]
+Offer = Callable[..., None]
 
 
 @pytest.fixture
@@ -34,10 +34,11 @@ def offer(tmp_path: Path) -> Iterator[Offer]:
     before = list(sys.path)
     sys.path.insert(0, str(site))
 
-    def install(name: str, value: str) -> None:
-        about = site / f"{name}_package-1.0.dist-info"
+    def install(name: str, value: str, package: str | None = None) -> None:
+        package = package or f"{name}-package"
+        about = site / f"{package.replace('-', '_')}-1.0.dist-info"
         about.mkdir(parents=True)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.0\n")
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (about / "entry_points.txt").write_text(f"[emend.trainers]\n{name} = {value}\n")
 
     yield install
@@ -136,6 +137,20 @@ def test_one_that_nobody_offers_is_refused_by_name(offer: Offer, tmp_path: Path)
     write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"trainer": "linaer"})
     with pytest.raises(StageError, match="no trainer 'linaer'; there are: backbone, classifier, mine"):
         work(StageRun(tmp_path, None))
+
+
+def test_one_that_two_packages_offer_is_refused_and_both_are_named(offer: Offer) -> None:
+    for package in ("theirs", "ours"):
+        offer("mine", f"{__name__}:Incomplete", package)
+    with pytest.raises(StageError, match="'mine' is offered by more than one: ours, theirs"):
+        get_trainer("mine", CONFIG)
+    assert isinstance(get_trainer("classifier", TrainingConfig(augmentation="none")), Trainer)
+
+
+def test_a_built_in_ones_name_is_no_other_packages(offer: Offer) -> None:
+    offer("classifier", f"{__name__}:Incomplete", "theirs")
+    with pytest.raises(StageError, match="'classifier' is offered by more than one: Emend itself, theirs"):
+        get_trainer("classifier", TrainingConfig(augmentation="none"))
 
 
 @pytest.mark.parametrize(
