@@ -161,8 +161,10 @@ class Trainer(ABC):
             f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {outputs} outputs; "
             f"{self.epochs} epochs on {self.device}, from {start}"
         )
-        identity = self._identity(data, outputs, base)
-        finished = 0 if checkpoints is None else self._resume(checkpoints, identity)
+        finished, identity = 0, ""
+        if checkpoints is not None:
+            identity = self._identity(data, outputs, base)
+            finished = self._resume(checkpoints, identity)
         began = time.perf_counter()
         for epoch in range(finished + 1, self.epochs + 1):
             started = time.perf_counter()
@@ -309,7 +311,7 @@ def _check_unique(name: str) -> None:
         by.insert(0, "Emend itself")
     if len(by) > 1:
         raise StageError(
-            f"the trainer {name!r} is offered by more than one: {', '.join(by)}. Uninstall the packages whose you do "
+            f"the trainer {name!r} is offered by more than one: {', '.join(by)}. Uninstall those that you do "
             "not want, or change train.trainer in params.yaml"
         )
 

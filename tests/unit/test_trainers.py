@@ -6,17 +6,21 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import yaml
+from numpy.typing import NDArray
 
+from pipeline.pixels import Images
 from pipeline.stages import StageError, StageRun
 from pipeline.stages.train import work
 from pipeline.training.config import TrainingConfig
-from pipeline.training.trainer import BUILT_IN, Trainer, TrainingData, get_trainer
+from pipeline.training.trainer import BUILT_IN, Figures, Trainer, TrainingData, get_trainer
 from tests.support.lines import lines, lines_data
 from tests.unit.test_train_stage import FILES, write_home
 
@@ -108,6 +112,47 @@ def test_interrupted_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     whole.fit(lines_data(), 2)
     assert said[1:] == ["going on after epoch 2 of 4, from the checkpoint"]
     assert bits(resumed, tmp_path / "resumed") == bits(whole, tmp_path / "whole")
+
+
+class Idle(Trainer):
+    """Looks at no image."""
+
+    def prepare_dataset(self, data: TrainingData) -> None: ...
+
+    def create_model(self, outputs: int, base: Path | None) -> None: ...
+
+    def train_epoch(self, epoch: int) -> Figures:
+        return {"train_loss": 0.0}
+
+    def validate(self) -> Figures:
+        return {"validation_loss": None, "validation_accuracy": None}
+
+    def save_checkpoint(self, path: Path) -> None:
+        path.touch()
+
+    def load_checkpoint(self, path: Path) -> None: ...
+
+    def export_model(self, folder: Path, example: np.ndarray[Any, Any]) -> None: ...
+
+
+class Counted(Images):
+    reads = 0
+
+    def __getitem__(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        Counted.reads += 1
+        return super().__getitem__(chosen)
+
+
+def test_images_are_read_for_checkpoints_alone_where_the_trainer_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counted, "reads", 0)
+    data = lines_data()
+    data = replace(data, pixels=Counted(np.asarray(data.pixels), np.arange(96)))
+    Idle(CONFIG).fit(data, 2)
+    assert Counted.reads == 0
+    Idle(CONFIG).fit(data, 2, checkpoints=tmp_path)
+    assert Counted.reads > 0
 
 
 class Incomplete(Trainer):
