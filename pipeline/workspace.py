@@ -223,11 +223,13 @@ def pinned_params(home: Path, pinned: Path) -> Iterator[None]:
             edited.replace(current)
 
 
-def dataset_hash(home: Path) -> str:
+def dataset_hash(home: Path, revision: str = "HEAD") -> str:
     """DVC's hash of dataset/, from dataset.dvc."""
-    found = re.search(r"md5: (\S+)", (home / "dataset.dvc").read_text())
+    found = re.search(r"md5: (\S+)", git(home, "show", f"{revision}:dataset.dvc"))
     if found is None:
-        raise WorkspaceError(f"{home / 'dataset.dvc'} names no hash; `git -C {home} checkout dataset.dvc`")
+        raise WorkspaceError(
+            f"dataset.dvc names no hash at {revision} of the home {home}; `git -C {home} log dataset.dvc`"
+        )
     return found[1]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.duration import in_words
 from core.labels import key_of
@@ -59,7 +60,7 @@ def _train(stage: StageRun) -> Result | None:
     config, spec = stage.params.train, stage.params.input.spec
     outputs = decide_outputs(read_categories(stage.home), _base_outputs(stage.home))
     images = load(stage.home, spec, ("train", "validation"))
-    data = training_data(images, outputs, config)
+    data = training_data(images, outputs, config, known_to_base(stage.home, images))
     leads = ranks.rank() == 0
     trainer = get_trainer(config.trainer, config, print if leads else lambda line: None)
     if ranks.count() > 1 and not trainer.trains_together:
@@ -126,8 +127,14 @@ def decide_outputs(categories: Sequence[Category], base: Sequence[Category]) -> 
     return known + sorted((c for c in active if c.id not in known_ids), key=lambda c: c.id)
 
 
-def training_data(images: Labelled, outputs: Sequence[Category], config: TrainingConfig) -> TrainingData:
-    """Images of active categories as arrays. Raises StageError when none are for training."""
+def training_data(
+    images: Labelled,
+    outputs: Sequence[Category],
+    config: TrainingConfig,
+    known: NDArray[np.bool_] | None = None,
+) -> TrainingData:
+    """Images of active categories as arrays. known: bool (N,), of `known_to_base`. Raises StageError when none are for
+    training."""
     place = {category.id: index for index, category in enumerate(outputs) if category.state == "active"}
     targets = np.array([place.get(int(i), -1) for i in images.category_ids], np.int64)
     split = images.table["split"].to_numpy()
@@ -149,7 +156,21 @@ def training_data(images: Labelled, outputs: Sequence[Category], config: Trainin
         validation_pixels=images.pixels.take(validation),
         validation_targets=targets[validation],
         unmirrored=places_of(config.unmirrored, outputs),
+        known=None if known is None else known[training],
     )
+
+
+def known_to_base(home: Path, images: Labelled) -> NDArray[np.bool_] | None:
+    """bool (N,): of which images the champion had learned the label they have now; None where base/ does not say.
+
+    A label's shard is the dataset version that brought it. A category with too few images was not learned then.
+    """
+    about = _about_base(home)
+    if about["version"] is None or "dataset_version" not in about:  # an older Emend's
+        return None
+    brought_by = images.table["dataset_version"].to_numpy()
+    had = np.isin(images.category_ids, [category.id for category in _base_outputs(home)])
+    return np.asarray(had & (brought_by <= (about["dataset_version"] or 0)), np.bool_)
 
 
 def places_of(names: Sequence[str], outputs: Sequence[Category]) -> tuple[int, ...]:
@@ -194,9 +215,13 @@ class Curve:
                 file.write(json.dumps(figures) + "\n")
 
 
-def _base_version(home: Path) -> int | None:
+def _about_base(home: Path) -> dict[str, Any]:
     path = home / "base" / "version.json"
-    version: int | None = read_json(path)["version"] if path.exists() else None
+    return read_json(path) if path.exists() else {"version": None}
+
+
+def _base_version(home: Path) -> int | None:
+    version: int | None = _about_base(home)["version"]
     return version
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from core.patience import patiently
-from core.registry import Registry
+from core.registry import Registry, Version
 from core.settings import settings
 from core.storage import replacing, write_json
 from pipeline import workspace
@@ -78,20 +79,23 @@ def _add_shard(stage: StageRun, number: int) -> None:
 
 
 def _bring_base(stage: StageRun) -> None:
-    """base/ holds the champion's model files, or only a version.json that says there is none."""
+    """base/ holds the champion's model files and which dataset version it was trained on, or only a version.json that
+    says there is none."""
     champion: int | None = stage.manifest["champion_version"]
     base = stage.home / "base"
-    if base.exists() and read_json(base / "version.json")["version"] == champion:
+    if base.exists() and _is_whole(read_json(base / "version.json"), champion):
         return
     fresh, downloaded = stage.folder / "base", stage.folder / "champion"
     for left in (fresh, downloaded):
         shutil.rmtree(left, ignore_errors=True)
+    about = {"version": champion}
     if champion is not None:
         with Registry(settings().mlflow_tracking_uri) as registry:
-            patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
+            found = patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
         _keep_model_files(downloaded, fresh)
         shutil.rmtree(downloaded)
-    write_json(fresh / "version.json", {"version": champion})
+        about["dataset_version"] = _trained_on(stage.home, found)
+    write_json(fresh / "version.json", about)
     old = stage.folder / "base.old"
     shutil.rmtree(old, ignore_errors=True)
     if base.exists():  # else an attempt was killed between the two renames
@@ -99,6 +103,22 @@ def _bring_base(stage: StageRun) -> None:
     fresh.replace(base)
     shutil.rmtree(old, ignore_errors=True)
     print(f"base is the champion, version {champion}" if champion else "there is no champion yet")
+
+
+def _is_whole(about: dict[str, Any], champion: int | None) -> bool:
+    """An older Emend's does not say the dataset version."""
+    return about["version"] == champion and (champion is None or "dataset_version" in about)
+
+
+def _trained_on(home: Path, champion: Version) -> int | None:
+    """The dataset version. None when the registry does not say, or means another home's: one made anew, or restored to
+    an earlier day, gives the same number to other images."""
+    number, hash_then = (champion.tags.get(f"emend.dataset_{each}", "") for each in ("version", "hash"))
+    tag = f"dataset-{number}"
+    if workspace.has_tag(home, tag) and workspace.dataset_hash(home, tag) == hash_then:
+        return int(number)
+    print(f"version {champion.version} was trained on no dataset of this home: all images are new to it")
+    return None
 
 
 def _keep_model_files(downloaded: Path, target: Path) -> None:

@@ -185,7 +185,7 @@ class Classifier(Trainer):
         """What is passed over each time, one image as often as it counts. Of what the champion was trained on and what
         counts once, a warm start sees another share each time: it is mostly about what is new."""
         positions = torch.arange(len(self._times))
-        known = (positions < self._base_images) & (self._times == 1)
+        known = self._known_to_base & (self._times == 1)
         self._always = positions[~known].repeat_interleave(self._times[~known])
         self._known = positions[known]
         self._again = math.ceil(self.config.replay * len(self._known))
@@ -235,16 +235,19 @@ class Classifier(Trainer):
 
     def _start_from(self, network: ImageNetwork, base: Path | None) -> bool:
         """Whether it could, and should."""
-        self._base_images = 0
+        self._known_to_base = torch.zeros(len(self._data.targets), dtype=torch.bool)
         if base is None or self.config.mode == "scratch":
             return False
         weights, base_images = read_weights(base / "weights.safetensors")
-        why = misfit(network, weights) or much_is_new(self.config, len(self._data.targets), base_images)
+        known = self._data.known
+        if known is None:  # nobody says which: as many as it was trained on, those that come first
+            known = np.arange(len(self._data.targets)) < base_images
+        why = misfit(network, weights) or much_is_new(self.config, known)
         if why is not None:
             self.say(f"not from the champion's weights: {why}")
             return False
         start_from(network, weights, self.config.perturb)
-        self._base_images = base_images
+        self._known_to_base = torch.from_numpy(known)
         return True
 
     def train_epoch(self, epoch: int) -> Figures:
@@ -410,12 +413,12 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def much_is_new(config: TrainingConfig, images: int, base_images: int) -> str | None:
+def much_is_new(config: TrainingConfig, known: NDArray[np.bool_]) -> str | None:
     """Why `auto` starts from new weights; None when the base has seen nearly all of the images."""
-    new = max(images - base_images, 0)
-    if config.mode == "warm" or new <= config.warm_share * images:
+    new = np.count_nonzero(~known)
+    if config.mode == "warm" or new <= config.warm_share * len(known):
         return None
-    return f"{new} of {images} images are new to it, more than train.warm_share ({config.warm_share:g})"
+    return f"{new} of {len(known)} images are new to it, more than train.warm_share ({config.warm_share:g})"
 
 
 def _on_device(images: NDArray[np.uint8] | Images, device: torch.device) -> Tensor | None:

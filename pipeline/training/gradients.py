@@ -156,9 +156,11 @@ def parts_of(chosen: Tensor, count: int, seed: int) -> list[Part]:
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the processor multiplies it: elsewhere it is emulated, and slower than float32."""
-    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):
-        return torch.bfloat16
-    return torch.float32
+    if device.type == "cuda":
+        multiplied = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        multiplied = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if multiplied else torch.float32
 
 
 def channels_last(images: Tensor) -> Tensor:

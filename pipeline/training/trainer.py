@@ -48,7 +48,8 @@ class TrainingDiverged(StageError):
 @dataclass(frozen=True)
 class TrainingData:
     """pixels: uint8 (N, H, W[, 3]), in memory or on disk; targets: int64 (N,), output indices; weights: float32 (N,),
-    how much each image counts; unmirrored: outputs of which no mirror image is to be made, see `train.unmirrored`."""
+    how much each image counts; unmirrored: outputs of which no mirror image is to be made, see `train.unmirrored`;
+    known: bool (N,), whether the champion was trained on an image as what it is now; None where nobody says."""
 
     pixels: NDArray[np.uint8] | Images
     targets: NDArray[np.int64]
@@ -56,6 +57,7 @@ class TrainingData:
     validation_pixels: NDArray[np.uint8] | Images
     validation_targets: NDArray[np.int64]
     unmirrored: tuple[int, ...] = ()
+    known: NDArray[np.bool_] | None = None
 
     @property
     def channels(self) -> int:
@@ -159,8 +161,10 @@ class Trainer(ABC):
             f"{len(data.targets)} images to train on, {len(data.validation_targets)} to validate, {outputs} outputs; "
             f"{self.epochs} epochs on {self.device}, from {start}"
         )
-        identity = self._identity(data, outputs, base)
-        finished = 0 if checkpoints is None else self._resume(checkpoints, identity)
+        finished, identity = 0, ""
+        if checkpoints is not None:
+            identity = self._identity(data, outputs, base)
+            finished = self._resume(checkpoints, identity)
         began = time.perf_counter()
         for epoch in range(finished + 1, self.epochs + 1):
             started = time.perf_counter()
@@ -246,8 +250,9 @@ class Trainer(ABC):
             digest.update(pixels.tobytes())
         for pixels in in_batches(data.validation_pixels, 10_000):
             digest.update(pixels.tobytes())
-        for array in (data.targets, data.weights, data.validation_targets):
-            digest.update(array.tobytes())
+        for array in (data.targets, data.weights, data.validation_targets, data.known):
+            if array is not None:
+                digest.update(array.tobytes())
         if base is not None:
             digest.update((base / "model.onnx").read_bytes())
         return digest.hexdigest()
@@ -293,13 +298,22 @@ def balanced(targets: NDArray[np.int64], exponent: float) -> NDArray[np.float32]
 
 
 def get_trainer(name: str, config: TrainingConfig, say: Callable[[str], None] = print) -> Trainer:
-    """A built-in one, or one of another package. Raises StageError that says which there are."""
-    if name in BUILT_IN:
-        found: Any = _built_in(name)
-    else:
-        found = _offered(name)
+    """A built-in one, or one of another package. Raises StageError that says which there are, or who else offers it."""
+    _check_unique(name)
+    found: Any = _built_in(name) if name in BUILT_IN else _offered(name)
     trainer: Trainer = found(config, say)
     return trainer
+
+
+def _check_unique(name: str) -> None:
+    by = sorted(each.dist.name for each in entry_points(group=GROUP, name=name) if each.dist is not None)
+    if name in BUILT_IN:
+        by.insert(0, "Emend itself")
+    if len(by) > 1:
+        raise StageError(
+            f"the trainer {name!r} is offered by more than one: {', '.join(by)}. Uninstall those that you do "
+            "not want, or change train.trainer in params.yaml"
+        )
 
 
 def _built_in(name: str) -> type[Trainer]:

@@ -41,6 +41,12 @@ class Traffic:
                     self.failures.append(answer.text)
 
 
+def base_of_latest_run(stack: Stack) -> dict[str, int]:
+    """What the latest run's base/ says of itself."""
+    found: dict[str, int] = json.loads((stack.data_dir / "doodles" / "base" / "version.json").read_text())
+    return found
+
+
 def test_corrections_become_a_better_version_that_answers_without_a_dropped_request(
     stack: Stack, quickdraw: Path
 ) -> None:
@@ -75,6 +81,7 @@ def test_corrections_become_a_better_version_that_answers_without_a_dropped_requ
     assert all(stage["status"] == "succeeded" for stage in run["stages"])
     assert run["verdict"]["sentence"].startswith("Promoted: ")
     assert run["dataset_version"] == 2
+    assert base_of_latest_run(stack) == {"version": 1, "dataset_version": 1}
 
     receipts = [stack.receipt(correction_id) for correction_id in wrong_before]
     now_right = [r for r in receipts if r["live"] is not None and r["live"]["correct"]]
@@ -140,6 +147,8 @@ def test_a_rollback_puts_version_1_back_and_pauses_promotion(stack: Stack, quick
     stack.edit_params(gate={"margin_points": 100.0, "generated_margin_points": 100.0, "category_alpha": 1e-6})
     run = stack.finish(stack.start_run())
     assert run["verdict"]["promoted"], run["verdict"]
+    assert run["dataset_version"] == 3
+    assert base_of_latest_run(stack) == {"version": 1, "dataset_version": 1}
     assert stack.predict(pixels)["version"] == 1
     assert "promotion is paused" in run["message"]
     ledger = stack.emend("ledger", "--json").stdout

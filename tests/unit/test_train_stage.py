@@ -22,7 +22,7 @@ from pipeline import dataset
 from pipeline.curve import read_curve
 from pipeline.dataset import Category
 from pipeline.stages import Result, StageError, StageRun, read_json
-from pipeline.stages.train import Curve, decide_outputs, places_of, training_data
+from pipeline.stages.train import Curve, decide_outputs, known_to_base, places_of, training_data
 from pipeline.stages.train import work as work_or_follow
 from pipeline.training.classifier import much_is_new
 from pipeline.training.config import TrainingConfig
@@ -295,6 +295,94 @@ def test_a_new_category_grows_the_champions_outputs_and_training_is_gentle(tmp_p
     assert images == 76  # the retired category's are left out
 
 
+def rows_for_training(home: Path) -> list[dict[str, Any]]:
+    """Of dataset 1, as its shard has them."""
+    columns = dataset.SCHEMA.names
+    return [
+        row
+        for row in dataset.read_columns(dataset.shard_path(home, 1), columns).to_pylist()
+        if row["split"] == "train"
+    ]
+
+
+def add_shard(home: Path, number: int, rows: list[dict[str, Any]]) -> None:
+    dataset.write_shard(dataset.shard_path(home, number), pa.Table.from_pylist(rows, dataset.SCHEMA))
+
+
+def new(row: dict[str, Any]) -> dict[str, Any]:
+    """Another image that looks the same."""
+    return {**row, "sha256": f"new {row['sha256']}"}
+
+
+def withdrawn(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "image": None, "label": None, "category_id": None}
+
+
+def names(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["sha256"] for row in rows}
+
+
+def new_to_base(home: Path, **about: Any) -> set[str]:
+    """Which images for training are. about: what base/ says of a champion of ants and bees."""
+    write_json(home / "base" / "version.json", {"version": 1, **about})
+    outputs = [{"id": 0, "name": "ant"}, {"id": 1, "name": "bee"}]
+    write_json(home / "base" / "categories.json", {"outputs": outputs})
+    stage = StageRun(home, None)
+    images = dataset.load(home, stage.params.input.spec, ("train", "validation"))
+    known = known_to_base(home, images)
+    data = training_data(images, dataset.read_categories(home), stage.params.train, known)
+    assert data.known is not None
+    sha256 = images.table["sha256"].to_numpy()[images.table["split"].to_numpy() == "train"]
+    return set(sha256[~data.known])
+
+
+def test_what_is_new_to_the_champion_is_what_later_datasets_brought_or_relabelled(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    ants = rows_for_training(tmp_path)[:38]
+    relabelled = [{**row, "label": "bee", "category_id": 1, "source": "correction"} for row in ants[:3]]
+    in_second, in_third = [new(row) for row in ants[10:15]], [new(row) for row in ants[20:22]]
+    add_shard(tmp_path, 2, relabelled + in_second)
+    add_shard(tmp_path, 3, [withdrawn(row) for row in [*ants[3:9], in_second[0]]] + in_third)
+    there = names(relabelled + in_second[1:] + in_third)
+    assert new_to_base(tmp_path, dataset_version=1) == there
+    assert new_to_base(tmp_path, dataset_version=2) == names(in_third)
+    assert new_to_base(tmp_path, dataset_version=3) == set()
+    assert new_to_base(tmp_path, dataset_version=1) == there  # after a rollback
+    assert len(new_to_base(tmp_path, dataset_version=None)) == 76 - 6 + 4 + 2  # all of them
+
+
+def test_a_category_that_the_champion_had_not_is_new_however_old_its_images_are(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active", "cow": "active"})
+    assert new_to_base(tmp_path, dataset_version=1) == names(rows_for_training(tmp_path)[2 * 38 :])
+
+
+def test_a_base_of_an_older_emend_is_gone_on_from_by_number_as_it_was_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"})
+    work(StageRun(tmp_path, 1))
+    make_champion(tmp_path)
+    rows = rows_for_training(tmp_path)
+    add_shard(tmp_path, 2, [withdrawn(row) for row in rows[:20]] + [new(row) for row in rows[20:40]])
+    assert work(StageRun(tmp_path, 2)).data["base_version"] == 1
+    write_json(tmp_path / "base" / "version.json", {"version": 1, "dataset_version": 1})
+    assert work(StageRun(tmp_path, 3)).data["base_version"] is None
+    assert "not from the champion's weights: 20 of 76 images are new to it" in capsys.readouterr().out
+
+
+def test_where_images_were_only_added_number_and_dataset_version_give_the_same_bits(tmp_path: Path) -> None:
+    write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"replay": 0.5})
+    work(StageRun(tmp_path, 1))
+    make_champion(tmp_path)
+    add_shard(tmp_path, 2, [new(row) for row in rows_for_training(tmp_path)[:10]])
+    found = []
+    for about in ({}, {"dataset_version": 1}, {"dataset_version": 2}):
+        write_json(tmp_path / "base" / "version.json", {"version": 1, **about})
+        assert work(StageRun(tmp_path, None)).data["base_version"] == 1
+        found.append((tmp_path / "model" / "weights.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
 def test_another_network_in_params_starts_from_new_weights_in_full(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,10 +437,13 @@ def test_categories_that_are_not_mirrored_are_found_by_name_and_alias_and_may_be
 
 def test_auto_starts_anew_when_much_is_new_and_warm_never_does() -> None:
     config = TrainingConfig(augmentation="none", warm_share=0.2)
-    assert much_is_new(config, 100, 80) is None
-    assert much_is_new(config, 100, 120) is None  # images were withdrawn
-    assert much_is_new(config, 100, 79) == "21 of 100 images are new to it, more than train.warm_share (0.2)"
-    assert much_is_new(config.model_copy(update={"mode": "warm"}), 100, 0) is None
+    place = np.arange(100)
+    assert much_is_new(config, place < 80) is None
+    assert much_is_new(config, place < 120) is None  # images were withdrawn
+    assert (
+        much_is_new(config, place < 79) == "21 of 100 images are new to it, more than train.warm_share (0.2)"
+    )
+    assert much_is_new(config.model_copy(update={"mode": "warm"}), place < 0) is None
 
 
 def test_scratch_leaves_the_champions_weights_alone_but_keeps_its_outputs(tmp_path: Path) -> None:

@@ -6,17 +6,21 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import yaml
+from numpy.typing import NDArray
 
+from pipeline.pixels import Images
 from pipeline.stages import StageError, StageRun
 from pipeline.stages.train import work
 from pipeline.training.config import TrainingConfig
-from pipeline.training.trainer import BUILT_IN, Trainer, TrainingData, get_trainer
+from pipeline.training.trainer import BUILT_IN, Figures, Trainer, TrainingData, get_trainer
 from tests.support.lines import lines, lines_data
 from tests.unit.test_train_stage import FILES, write_home
 
@@ -24,7 +28,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "linear_trainer"
 CONFIG = TrainingConfig(trainer="linear", augmentation="none", epochs=4)
 LINEAR = {"trainer": "linear", "options": {"rate": 0.01}, "epochs": 4, "augmentation": "none"}
 
-Offer = Callable[[str, str], None]
+Offer = Callable[..., None]
 
 
 @pytest.fixture
@@ -34,10 +38,11 @@ def offer(tmp_path: Path) -> Iterator[Offer]:
     before = list(sys.path)
     sys.path.insert(0, str(site))
 
-    def install(name: str, value: str) -> None:
-        about = site / f"{name}_package-1.0.dist-info"
+    def install(name: str, value: str, package: str | None = None) -> None:
+        package = package or f"{name}-package"
+        about = site / f"{package.replace('-', '_')}-1.0.dist-info"
         about.mkdir(parents=True)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.0\n")
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (about / "entry_points.txt").write_text(f"[emend.trainers]\n{name} = {value}\n")
 
     yield install
@@ -109,6 +114,47 @@ def test_interrupted_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert bits(resumed, tmp_path / "resumed") == bits(whole, tmp_path / "whole")
 
 
+class Idle(Trainer):
+    """Looks at no image."""
+
+    def prepare_dataset(self, data: TrainingData) -> None: ...
+
+    def create_model(self, outputs: int, base: Path | None) -> None: ...
+
+    def train_epoch(self, epoch: int) -> Figures:
+        return {"train_loss": 0.0}
+
+    def validate(self) -> Figures:
+        return {"validation_loss": None, "validation_accuracy": None}
+
+    def save_checkpoint(self, path: Path) -> None:
+        path.touch()
+
+    def load_checkpoint(self, path: Path) -> None: ...
+
+    def export_model(self, folder: Path, example: np.ndarray[Any, Any]) -> None: ...
+
+
+class Counted(Images):
+    reads = 0
+
+    def __getitem__(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        Counted.reads += 1
+        return super().__getitem__(chosen)
+
+
+def test_images_are_read_for_checkpoints_alone_where_the_trainer_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counted, "reads", 0)
+    data = lines_data()
+    data = replace(data, pixels=Counted(np.asarray(data.pixels), np.arange(96)))
+    Idle(CONFIG).fit(data, 2)
+    assert Counted.reads == 0
+    Idle(CONFIG).fit(data, 2, checkpoints=tmp_path)
+    assert Counted.reads > 0
+
+
 class Incomplete(Trainer):
     def prepare_dataset(self, data: TrainingData) -> None: ...
 
@@ -136,6 +182,20 @@ def test_one_that_nobody_offers_is_refused_by_name(offer: Offer, tmp_path: Path)
     write_home(tmp_path, {"ant": "active", "bee": "active"}, train={"trainer": "linaer"})
     with pytest.raises(StageError, match="no trainer 'linaer'; there are: backbone, classifier, mine"):
         work(StageRun(tmp_path, None))
+
+
+def test_one_that_two_packages_offer_is_refused_and_both_are_named(offer: Offer) -> None:
+    for package in ("theirs", "ours"):
+        offer("mine", f"{__name__}:Incomplete", package)
+    with pytest.raises(StageError, match="'mine' is offered by more than one: ours, theirs"):
+        get_trainer("mine", CONFIG)
+    assert isinstance(get_trainer("classifier", TrainingConfig(augmentation="none")), Trainer)
+
+
+def test_a_built_in_ones_name_is_no_other_packages(offer: Offer) -> None:
+    offer("classifier", f"{__name__}:Incomplete", "theirs")
+    with pytest.raises(StageError, match="'classifier' is offered by more than one: Emend itself, theirs"):
+        get_trainer("classifier", TrainingConfig(augmentation="none"))
 
 
 @pytest.mark.parametrize(

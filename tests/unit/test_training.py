@@ -15,7 +15,7 @@ from pipeline.stages import StageError
 from pipeline.training.classifier import Classifier
 from pipeline.training.config import TrainingConfig
 from pipeline.training.export import export_network, pattern
-from pipeline.training.gradients import Batch, Gradients, Part, Threads, parts_of
+from pipeline.training.gradients import Batch, Gradients, Part, Threads, fast_dtype, parts_of
 from pipeline.training.networks import Block, ImageNetwork, Network, images_of
 from pipeline.training.trainer import Figures, TrainingData, TrainingDiverged, balanced, loss_weights
 from tests.support.lines import lines, lines_data
@@ -128,6 +128,17 @@ def test_the_parts_of_a_batch_make_the_gradients_of_the_whole() -> None:
     assert torch.allclose(loss, total, atol=0.02)
 
 
+@pytest.mark.parametrize(("multiplied", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    multiplied: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or multiplied
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert fast_dtype(torch.device("cuda")) == dtype
+
+
 def test_training_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
@@ -144,13 +155,14 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path: Path)
     assert bits(resumed) == bits(train(lines_data()))
 
 
-@pytest.mark.parametrize("changed", ["data", "seed", "learning rate", "base"])
+@pytest.mark.parametrize("changed", ["data", "seed", "learning rate", "base", "known"])
 def test_a_checkpoint_of_another_training_is_not_taken_up(changed: str, tmp_path: Path) -> None:
     config, said = CONFIG.model_copy(update={"epochs": 1}), list[str]()
     network = train(lines_data(), config, checkpoints=tmp_path / "checkpoints").network
     others: dict[str, dict[str, Any]] = {"seed": {"seed": 5}, "learning rate": {"learning_rate": 0.2}}
+    data = lines_data(90 if changed == "data" else 96)
     train(
-        lines_data(90 if changed == "data" else 96),
+        replace(data, known=np.ones(96, bool)) if changed == "known" else data,
         config.model_copy(update=others.get(changed, {})),
         base=champion(tmp_path / "base", network) if changed == "base" else None,
         checkpoints=tmp_path / "checkpoints",
@@ -377,6 +389,34 @@ def test_a_warm_start_sees_some_of_what_the_champion_knows_and_all_that_is_new_o
         assert times[10:].max() == 1
         assert times[200:].sum() >= 55
     assert not torch.equal(passes[0][10:200], passes[1][10:200])
+
+
+def test_what_the_champion_knows_is_what_the_data_says_wherever_it_stands(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Seen(Classifier):
+        def _loss_and_gradients(self, chosen: Tensor, seed: int) -> Tensor:
+            seen.append(chosen)
+            return super()._loss_and_gradients(chosen, seed)
+
+    known = np.arange(96) % 4 > 0  # 72, and none of them is the first
+    config = CONFIG.model_copy(
+        update={"warm_epochs": 1, "min_steps": 1, "batch_size": 6, "mode": "auto", "replay": 0.5}
+    )
+    base, said = tmp_path / "champion", list[str]()
+    export_network(train(lines_data()).network, base, pattern((28, 28)), train_images=96)
+    Seen(config, said.append, device=CPU).fit(replace(lines_data(), known=known), 2, base=base)
+    assert (
+        said[0]
+        == "not from the champion's weights: 24 of 96 images are new to it, more than train.warm_share (0.2)"
+    )
+
+    seen.clear()
+    warm = config.model_copy(update={"mode": "warm"})
+    Seen(warm, device=CPU).fit(replace(lines_data(), known=known), 2, base=base)
+    times = torch.bincount(torch.cat(seen), minlength=96)
+    assert times[~torch.from_numpy(known)].tolist() == [1] * 24
+    assert times.sum() == 24 + 36
 
 
 def test_photos_are_mirrored_in_every_other_pass_and_those_that_may_not_never() -> None:

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from core.registry import Version
 from core.settings import settings
 from core.storage import write_json
 from pipeline import workspace
@@ -200,6 +203,100 @@ def test_a_run_names_the_file_of_weights_that_its_parameters_name(home: Path) ->
     version(StageRun(home, 1))
     product = json.loads(git(home, "show", "dataset-1:product.json"))
     assert product[workspace.STARTS_FROM] == "given.pth"
+
+
+class Versions:
+    """A registry's: the tags of each; its files are empty."""
+
+    def __init__(self, tags: dict[int, dict[str, str]]) -> None:
+        self.tags = tags
+
+    def __call__(self, tracking_uri: str) -> Versions:
+        return self
+
+    def __enter__(self) -> Versions:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def download(self, name: str, version: int, directory: Path) -> Version:
+        (directory / "extra_files").mkdir(parents=True)
+        (directory / "model.onnx").touch()
+        for file in ("weights.safetensors", "categories.json", "input.json"):
+            (directory / "extra_files" / file).touch()
+        return Version(name, version, "", "", self.tags[version], (), datetime.now(UTC))
+
+
+def tags_of(home: Path, dataset_version: int) -> dict[str, str]:
+    """What the registry says of a version that was trained on it."""
+    found = workspace.dataset_hash(home, f"dataset-{dataset_version}")
+    return {"emend.dataset_version": str(dataset_version), "emend.dataset_hash": found}
+
+
+def bring_base(home: Path, run: int, champion: int) -> Any:
+    """What base/ then says of itself, in the commit of a run with nothing new."""
+    folder = home / "runs" / str(run)
+    dataset_version = workspace.latest_dataset_version(home)
+    write_json(
+        folder / "manifest.json",
+        {"dataset_version": dataset_version, "champion_version": champion, "model": "doodles"},
+    )
+    write_json(folder / "merge.json", {"data": {"new_images": 0}})
+    (folder / "params.yaml").write_bytes((home / "params.yaml").read_bytes())
+    (folder / "categories.json").write_bytes((home / "dataset" / "categories.json").read_bytes())
+    version(StageRun(home, run))
+    return json.loads((home / "base" / "version.json").read_text())
+
+
+@pytest.fixture
+def two_datasets(home: Path) -> Path:
+    write_json(home / "dataset" / "categories.json", {})
+    for number in (1, 2):
+        add_shard(home, number)
+        workspace.record_dataset(home, number, f"dataset {number}")
+    return home
+
+
+def test_base_says_which_dataset_the_champion_was_trained_on_also_after_a_rollback(
+    two_datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = two_datasets
+    registry = Versions({3: tags_of(home, 1), 4: tags_of(home, 2), 5: tags_of(home, 2)})
+    monkeypatch.setattr("pipeline.stages.version.Registry", registry)
+    assert bring_base(home, 7, champion=4) == {"version": 4, "dataset_version": 2}
+    assert bring_base(home, 8, champion=3) == {"version": 3, "dataset_version": 1}
+    registry.tags.clear()  # and nobody is asked again
+    assert bring_base(home, 9, champion=3) == {"version": 3, "dataset_version": 1}
+
+
+def test_base_of_an_older_emend_is_brought_again_and_dvc_sees_the_change(
+    two_datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = two_datasets
+    registry = Versions({3: {}})
+    monkeypatch.setattr("pipeline.stages.version.Registry", registry)
+    bring_base(home, 7, champion=3)
+    write_json(home / "base" / "version.json", {"version": 3})
+    workspace.record_dataset(home, 2, "older", new=False)
+    before = git(home, "show", "HEAD:base.dvc")
+    registry.tags[3] = tags_of(home, 1)
+    assert bring_base(home, 8, champion=3) == {"version": 3, "dataset_version": 1}
+    assert git(home, "show", "HEAD:base.dvc") != before
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},  # registered by hand
+        {"emend.dataset_version": "2", "emend.dataset_hash": "another.dir"},  # of a home that was made anew
+        {"emend.dataset_version": "3", "emend.dataset_hash": "another.dir"},  # of one that went on
+    ],
+)
+def test_base_does_not_take_another_homes_dataset_for_its_own(
+    tags: dict[str, str], two_datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stages.version.Registry", Versions({4: tags}))
+    assert bring_base(two_datasets, 7, champion=4) == {"version": 4, "dataset_version": None}
 
 
 @pytest.mark.parametrize("weights", [None, "download", "weights/gone.pth", "weights", "model/given.pth", 3])
