@@ -80,6 +80,7 @@ class Places:
 
 class PacedPlaces(Places):
     """As many as are soon answered: in calls, and waiting. How fast that goes is seen while there is always more to do.
+    Requests of many images leave some places to those of one: who draws is not refused because of folders.
 
     in_calls: images that the calls under way may hold. clock: seconds.
     """
@@ -88,16 +89,24 @@ class PacedPlaces(Places):
         super().__init__(in_calls + MOST_WAITING)
         self._in_calls = in_calls
         self._clock = clock
+        self._of_many = 0  # of those in use
         self._answered = 0
         self._since = 0.0
 
+    def has(self, count: int) -> bool:
+        if count > 1 and self.in_use > 0 and self._of_many + count > self.most - FEWEST_WAITING:
+            return False
+        return super().has(count)
+
     def taken(self, count: int) -> Taken:
+        self._of_many += count if count > 1 else 0
         if self.in_use < self._in_calls <= self.in_use + count:
             self._answered, self._since = 0, self._clock()
         return super().taken(count)
 
     def give_back(self, count: int) -> None:
         super().give_back(count)
+        self._of_many -= count if count > 1 else 0
         if self.in_use < self._in_calls:  # what could be answered is not seen
             return
         self._answered += count

@@ -180,8 +180,6 @@ def test_places_are_for_images_from_before_they_are_decoded_until_they_are_answe
             with pytest.raises(TooBusy):
                 batcher.admit("doodles", 64)
             batcher.admit("photos", 64)
-            with batcher.admit("doodles", 32), pytest.raises(TooBusy):
-                batcher.admit("doodles", 1)
             assert places.in_use == 128
         assert places.in_use == 0
         with pytest.raises(BadAnswer), batcher.admit("doodles", 5):
@@ -217,6 +215,32 @@ def test_as_many_may_wait_as_are_soon_answered(answered_per_second: float, waiti
     assert places.most == pytest.approx(MOST_IMAGES_A_CALL + waiting, abs=1.5)
     press(1)
     assert places.most == pytest.approx(MOST_IMAGES_A_CALL + waiting, abs=1.5)
+
+
+def test_requests_of_many_images_leave_places_to_those_of_one() -> None:
+    async def scene(_: Server, batcher: Batcher) -> None:
+        with batcher.admit("doodles", 64), batcher.admit("doodles", 62):
+            with pytest.raises(TooBusy):
+                batcher.admit("doodles", 3)
+            with batcher.admit("doodles", 2):
+                lone = [batcher.admit("doodles", 1) for _ in range(FEWEST_WAITING)]
+                with pytest.raises(TooBusy):
+                    batcher.admit("doodles", 1)
+                for each in lone:
+                    with each:
+                        pass
+        # Those of one may have all of them, and then those of many wait.
+        lone = [batcher.admit("doodles", 1) for _ in range(MOST_IMAGES_A_CALL + MOST_WAITING)]
+        with pytest.raises(TooBusy):
+            batcher.admit("doodles", 2)
+        for each in lone:
+            with each:
+                pass
+        assert batcher.places("doodles").in_use == 0
+        with batcher.admit("doodles", 64), batcher.admit("doodles", 64):
+            pass
+
+    played(scene)
 
 
 def test_requests_for_other_versions_have_places_of_their_own() -> None:
