@@ -832,6 +832,25 @@ def test_what_is_kept_is_bounded_in_bytes_and_who_was_asked_for_least_lately_goe
     asyncio.run(scenario())
 
 
+def test_what_has_no_room_beside_one_on_trial_answers_and_is_fetched_again(
+    registry: FolderRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache")
+        await others.get("doodles", 1, for_trial=True, waits=True)
+        for _ in range(2):
+            assert (await others.get("doodles", 2)).version == 2
+            assert others.kept() == [("doodles", 1)]
+        others.stop()
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    fetched = [(line["version"], line["kept"]) for line in logs if line["event"] == "version_fetched"]
+    assert fetched == [(1, True), (2, False), (2, False)]
+
+
 def test_a_version_that_is_evicted_answers_what_it_was_asked_before(
     registry: FolderRegistry, versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
