@@ -27,7 +27,7 @@ from fastapi.routing import APIRouter
 from api import metrics
 from api.batching import Batcher, TooBusy, refusal
 from api.lean import LeanRoute, parsed
-from core import telemetry, web
+from core import http_server, telemetry, web
 from core.errors import EmendError
 from core.settings import settings
 
@@ -155,8 +155,9 @@ def _headers(lines: list[bytes]) -> Headers | None:
 
 
 def _written(response: Response, request_id: str) -> bytes:
-    return b"%b%bx-request-id: %b\r\nx-content-type-options: nosniff\r\n\r\n%b" % (
+    return b"%b%b%bx-request-id: %b\r\nx-content-type-options: nosniff\r\n\r\n%b" % (
         _STATUS_LINES[response.status_code],
+        http_server.date_line(),
         b"".join([b"%b: %b\r\n" % header for header in response.raw_headers]),
         request_id.encode(),
         bytes(response.body),

@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable, Coroutine
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
@@ -52,6 +55,16 @@ def run(app: ASGIApp, *, host: str, port: int, graceful_seconds: int, direct: Di
         server_header=False,
         proxy_headers=False,  # who asks, and by which name, nobody here takes from there
     )
+
+
+def date_line() -> bytes:
+    """The header `Date`, which every answer has (RFC 9110, 6.6.1)."""
+    return _date_line(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
 
 
 def protocol(direct: Direct | None) -> type[Protocol]:
@@ -173,8 +186,8 @@ class Protocol(HttpToolsProtocol):
         )
         body = json.dumps({"error": {"code": f"http_{status[:3].decode()}", "message": told}}).encode()
         self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, len(body), body)
+            b"HTTP/1.1 %b\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, date_line(), len(body), body)
         )
         self.transport.close()
 

@@ -158,6 +158,7 @@ def test_a_refusal_is_a_whole_answer_with_the_requests_own_id_if_it_is_a_sane_on
         assert b"content-length: %d" % len(body) in head
         assert b"x-request-id: mine-7" in head
         assert b"retry-after: 1" in head
+        assert head.count(b"\r\ndate: ") == 1
         assert b"script" not in other
         assert json.loads(body)["error"]["code"] == "too_busy"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -86,6 +88,11 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     return head, await reader.readexactly(int(length.partition(b":")[2]))
+
+
+def dated(head: bytes) -> datetime:
+    (date,) = (line[6:] for line in head.split(b"\r\n") if line.startswith(b"date: "))
+    return parsedate_to_datetime(date.decode())
 
 
 async def send_for_ever(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -219,6 +226,7 @@ def test_what_is_no_http_is_told_so() -> None:
         head, body = await answer_of(reader)
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"http_400" in body
+        assert dated(head) <= datetime.now(UTC) < dated(head) + timedelta(seconds=5)
 
     played(scene)
 
