@@ -215,6 +215,7 @@ class Protocol(HttpToolsProtocol):
         ):  # idle: a browser's connection in advance, for one
             self.transport.close()
         else:
+            telemetry.CUT_OFF.inc()
             _log.warning("cut off", reason="a request did not come in its time")
             self.transport.abort()
 

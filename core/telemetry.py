@@ -33,6 +33,9 @@ REQUEST_SECONDS = Histogram(
     ["service", "route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+CUT_OFF = Counter(
+    "emend_http_cut_off_total", "Connections ended because a request's head or body did not come in its time."
+)
 BODY_BYTES = Gauge("emend_http_body_bytes", "Bytes of request bodies under way.", ["service"])
 BUILD = Gauge("emend_build_info", "Always 1; the labels say what runs.", ["service", "version"])
 

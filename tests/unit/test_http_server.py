@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from core import http_server
@@ -144,6 +145,10 @@ def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
     assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
 
 
+def counted() -> float:
+    return REGISTRY.get_sample_value("emend_http_cut_off_total") or 0.0
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -163,9 +168,11 @@ def test_who_sends_too_slowly_is_cut_off_and_others_are_not(sent: bytes) -> None
         asking.write(GET)
         assert (await answer_of(kept))[0].startswith(b"HTTP/1.1 200 ")
 
+    before = counted()
     with capture_logs() as logs:
         played(scene)
     assert [line["event"] for line in logs].count("cut off") == 1
+    assert counted() == before + 1
 
 
 def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
