@@ -21,7 +21,7 @@ from api import metrics
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import EmendError, Unavailable
+from core.errors import EmendError, TooBusy, Unavailable
 
 MOST_IMAGES_A_CALL = 64
 MOST_BYTES = 3_000_000  # of a call; the model server takes 5 MiB
@@ -34,13 +34,6 @@ MOST_REPLAYS = 16  # requests for versions that are not live; a model server tak
 SUM_TOLERANCE = 1e-3
 
 Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
-
-
-class TooBusy(Unavailable):
-    """More is asked than can be answered."""
-
-    code = "too_busy"
-    retry_after_seconds = 1
 
 
 @dataclass(frozen=True)

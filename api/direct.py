@@ -25,10 +25,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRouter
 
 from api import metrics
-from api.batching import Batcher, TooBusy, refusal
+from api.batching import Batcher, refusal
 from api.lean import LeanRoute, parsed
 from core import http_server, telemetry, web
-from core.errors import EmendError
+from core.errors import EmendError, TooBusy
 from core.settings import settings
 
 MOST_BYTES = 65_536
@@ -90,7 +90,7 @@ class Direct:
     def _refuse(self, route: LeanRoute, headers: Headers) -> bytes:
         """No line in the log: there would be thousands."""
         metrics.REFUSED.labels(self._default_model).inc()
-        telemetry.count_request(self._service, "POST", route.path, TooBusy.status, 0.0)
+        telemetry.count_request(self._service, "POST", route.path, TooBusy.status, None)
         return _written(self._refused, web.request_id_of(headers))
 
     async def _answer(

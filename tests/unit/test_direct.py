@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from api.batching import MOST_IMAGES_A_CALL, MOST_WAITING, Batcher
 from api.direct import Direct
@@ -112,6 +113,26 @@ def test_requests_for_the_live_version_are_refused_unread_when_no_more_may_wait(
     def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
         with batcher.admit("doodles", MOST_ADMITTED):
             assert (direct(sent) != "taken") == is_refused
+
+    played(scene)
+
+
+def observed() -> float:
+    labels = {"service": "gateway", "route": "/invocations/"}
+    return REGISTRY.get_sample_value("emend_http_request_duration_seconds_count", labels) or 0.0
+
+
+def refused() -> float:
+    labels = {"service": "gateway", "method": "POST", "route": "/invocations/", "status": "503"}
+    return REGISTRY.get_sample_value("emend_http_requests_total", labels) or 0.0
+
+
+def test_a_refusal_is_counted_and_takes_no_time() -> None:
+    def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
+        before = refused(), observed()
+        with batcher.admit("doodles", MOST_ADMITTED):
+            assert isinstance(direct(request()), bytes)
+        assert (refused(), observed()) == (before[0] + 1, before[1])
 
     played(scene)
 

@@ -18,12 +18,11 @@ from api.batching import (
     Answer,
     Batcher,
     PacedPlaces,
-    TooBusy,
 )
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import NotFound, Unavailable
+from core.errors import NotFound, TooBusy, Unavailable
 
 
 class Server:
