@@ -47,7 +47,7 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 @contextlib.asynccontextmanager
-async def served(protocol: type[Protocol], **config: Any) -> AsyncIterator[Connect]:
+async def served(protocol: type[Protocol], app: Any = app, **config: Any) -> AsyncIterator[Connect]:
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, http=protocol, ws="none", log_config=None, lifespan="off", **config)
     )
@@ -236,6 +236,43 @@ def test_what_is_no_http_is_told_so() -> None:
         assert dated(head) <= datetime.now(UTC) < dated(head) + timedelta(seconds=5)
 
     played(scene)
+
+
+NO_CHUNK = b"POST /thing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "broken", "status"),
+    [(2, b"no HTTP\r\n\r\n", 400), (2, NO_CHUNK, 400), (1, GET[:-2] + 400 * HEADER, 431)],
+)
+def test_what_is_refused_behind_other_requests_is_answered_after_them(
+    before: int, broken: bytes, status: int
+) -> None:
+    opened = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await opened.wait()
+        await app(scope, receive, send)
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(before * GET + broken)
+        asyncio.get_running_loop().call_later(3 * Hasty.head_seconds, opened.set)
+        for expected in (*before * [200], status):
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 %d " % expected)
+        assert await reader.read() == b""
+
+    played(scene, app=slow)
+
+
+def test_a_broken_body_is_refused_at_once() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(NO_CHUNK)
+        assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 400 ")
+        assert await reader.read() == b""
+
+    played(scene, Protocol)
 
 
 def test_an_answer_before_the_body_is_whole_is_read_and_is_the_last() -> None:
