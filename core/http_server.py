@@ -33,7 +33,8 @@ MOST_DISCARDED_BYTES = 32_000_000  # of a body that nobody wants any more
 
 # What a service makes of a new request as it came, before anything reads it: its whole answer, or the work that leads
 # to it; how many bytes more are needed to tell; or None, and it is read as any other. Of a service's busiest request
-# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun.
+# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun, and
+# cancelled when the client goes away.
 Direct = Callable[[bytes], bytes | Coroutine[Any, Any, bytes] | int | None]
 MOST_HELD_BYTES = 262_144  # of a client that sends more before it is answered
 
@@ -138,6 +139,8 @@ class Protocol(HttpToolsProtocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._answering is not None:
+            self.loop.call_soon(self._answering.cancel)  # not before it has begun
         if self._needed_bytes:  # told and counted as any other that was broken off
             self._needed_bytes = 0
             self._holding.discard(self)

@@ -171,6 +171,25 @@ def test_who_went_away_is_not_sent() -> None:
     played(scene)
 
 
+def test_who_went_away_takes_no_room() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        server.open.clear()
+        first = asyncio.create_task(ask(batcher, image(0)))
+        await until(lambda: server.calls == [1])
+        gone = [asyncio.create_task(ask(batcher, image(i))) for i in range(60)]
+        await asyncio.sleep(0)
+        assert batcher.is_busy("doodles")
+        for each in gone:
+            each.cancel()
+        await asyncio.wait(gone)
+        assert not batcher.is_busy("doodles")
+        server.open.set()
+        await first
+        assert server.calls == [1]
+
+    played(scene)
+
+
 def test_places_are_for_images_from_before_they_are_decoded_until_they_are_answered() -> None:
     async def scene(_: Server, batcher: Batcher) -> None:
         places = batcher.places("doodles")
