@@ -21,7 +21,7 @@ from api import metrics
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import EmendError, Unavailable
+from core.errors import EmendError, TooBusy, Unavailable
 
 MOST_IMAGES_A_CALL = 64
 MOST_BYTES = 3_000_000  # of a call; the model server takes 5 MiB
@@ -34,13 +34,6 @@ MOST_REPLAYS = 16  # requests for versions that are not live; a model server tak
 SUM_TOLERANCE = 1e-3
 
 Score = Callable[[str, NDArray[np.uint8], int | None], Awaitable[Answers]]
-
-
-class TooBusy(Unavailable):
-    """More is asked than can be answered."""
-
-    code = "too_busy"
-    retry_after_seconds = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +129,7 @@ class Taken:
         self._places.give_back(self._count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     """What is answered together: a request's images, of one shape."""
 
@@ -207,12 +200,25 @@ class Batcher:
         parts = _parts(images)
         if len(parts) == 1:
             return await self._queued(model, parts[0], version)
-        answers = await asyncio.gather(*(self._queued(model, part, version) for part in parts))
+        answers = await self._all_or_none(model, parts, version)
         last = answers[-1][0].version
         for place, part in enumerate(parts):
             if answers[place][0].version != last:
                 answers[place] = await self._asked_again(model, part, last)
         return [answer for answers_of_part in answers for answer in answers_of_part]
+
+    async def _all_or_none(
+        self, model: str, parts: Sequence[Sequence[NDArray[np.uint8]]], version: int | None
+    ) -> list[list[Answer]]:
+        """When one fails, nobody asks for those that still wait: the request, and its places with it, is at its end."""
+        asking = [asyncio.ensure_future(self._queued(model, part, version)) for part in parts]
+        try:
+            return await asyncio.gather(*asking)
+        except Exception:
+            for each in asking:
+                each.cancel()
+            await asyncio.wait(asking)
+            raise
 
     async def _asked_again(
         self, model: str, images: Sequence[NDArray[np.uint8]], version: int | None
@@ -237,14 +243,21 @@ class Batcher:
             lane = self._lanes[model, version] = _Lane()
         future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         size_bytes = len(images) * images[0].nbytes
-        lane.waiting.append(_Waiting(images, size_bytes, future, telemetry.request_id()))
+        waiting = _Waiting(images, size_bytes, future, telemetry.request_id())
+        lane.waiting.append(waiting)
         lane.images += len(images)
         if lane.draining < self._calls_at_once:
             lane.draining += 1
             task = asyncio.create_task(self._drain(model, version, lane))
             lane.tasks.add(task)
             task.add_done_callback(lane.tasks.discard)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if waiting in lane.waiting:  # else a call has it
+                lane.waiting.remove(waiting)
+                lane.images -= len(images)
+            raise
 
     async def _drain(self, model: str, version: int | None, lane: _Lane) -> None:
         try:

@@ -23,10 +23,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRouter
 
 from api import metrics
-from api.batching import Batcher, TooBusy, refusal
+from api.batching import Batcher, refusal
 from api.lean import LeanRoute, parsed
 from core import plain_http, telemetry, web
-from core.errors import EmendError
+from core.errors import EmendError, TooBusy
 from core.settings import settings
 
 MOST_BYTES = 65_536
@@ -69,7 +69,7 @@ class Direct:
         """No line in the log: there would be thousands."""
         route, _ = self._routes[plain.line]
         metrics.REFUSED.labels(self._default_model).inc()
-        telemetry.count_request(self._service, "POST", route.path, TooBusy.status, 0.0)
+        telemetry.count_request(self._service, "POST", route.path, TooBusy.status, None)
         return _written(self._refused, web.request_id_of(plain.headers))
 
     async def _answer(self, plain: plain_http.Request, *, is_for_live: bool) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from api import history, metrics
 from api.batching import MOST_BYTES, Answer, answers_of
 from api.catalogue import KnownModel
 from api.errors import BadAnswer
-from api.gateway import Gateway, decode_base64, gateway
+from api.gateway import Gateway, decode_base64, gateway, in_thread
 from api.history import Recorded
 from api.lean import LeanRoute, json_answer
 from api.schemas import (
@@ -72,7 +73,7 @@ async def _answers(
     if decode_at_once(data, model.spec):
         decoded = _decode_all(data, fields, model.spec)
     else:
-        decoded = await anyio.to_thread.run_sync(_decode_all, data, fields, model.spec, limiter=the.decoding)
+        decoded = await in_thread(partial(_decode_all, data, fields, model.spec), the.decoding)
     if body.version is not None:
         return await _replay(the, model, decoded, body.version)
     return await _predict(the, model, decoded, draft=body.draft, filename=None, actor=actor)
@@ -240,7 +241,7 @@ async def _named(the: Gateway, model: str, answer: Answer) -> dict[str, Any]:
     count = len(answer.probabilities)
     names = the.catalogue.known_outputs(model, answer.version, count)
     if names is None:
-        names = await anyio.to_thread.run_sync(the.catalogue.find_outputs, model, answer.version, count)
+        names = await in_thread(partial(the.catalogue.find_outputs, model, answer.version, count))
     figures = answer.probabilities.tolist()
     confidence = max(
         figures

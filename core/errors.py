@@ -85,6 +85,13 @@ class Unavailable(EmendError):
     retry_after_seconds = 2
 
 
+class TooBusy(Unavailable):
+    """More is asked than can be answered."""
+
+    code = "too_busy"
+    retry_after_seconds = 1
+
+
 class DiskFull(EmendError):
     status = 507
     code = "disk_full"

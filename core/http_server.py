@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from core import telemetry
+from core.plain_http import date_line
 
 # An idle connection. Longer than nginx and the gateway's own client (60 s) keep theirs, or they would send into one
 # that just closed.
@@ -30,7 +31,8 @@ MOST_DISCARDED_BYTES = 32_000_000  # of a body that nobody wants any more
 
 # What a service makes of a new request as it came, before anything reads it: its whole answer, or the work that leads
 # to it; how many bytes more are needed to tell; or None, and it is read as any other. Of a service's busiest request
-# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun.
+# most of the time must not go into reading it, nor, past what can be done, into refusing it. Work is always begun, and
+# cancelled when the client goes away.
 Direct = Callable[[bytes], bytes | Coroutine[Any, Any, bytes] | int | None]
 MOST_HELD_BYTES = 262_144  # of a client that sends more before it is answered
 
@@ -86,6 +88,9 @@ class Protocol(HttpToolsProtocol):
     _held = b""  # what came meanwhile, or is too little yet to tell
     _closes = False  # once that is answered
     _needed_bytes = 0  # of `_held`, when it is too little
+    _refusal: bytes | None = (
+        None  # of what came behind requests whose answers are still to come; no more is read
+    )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joining(transport, self.loop)))
@@ -95,7 +100,7 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(self.look_seconds, _look, self.loop, self.look_seconds, self.connections)
 
     def data_received(self, data: bytes) -> None:
-        if self._joining.is_lingering:
+        if self._joining.is_lingering or self._refusal is not None:
             self._discard(data)
             return
         if self._answering is not None:
@@ -114,13 +119,16 @@ class Protocol(HttpToolsProtocol):
         if self._in_head or not self._in_message:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+        is_refused = self._refusal is not None or self.transport.is_closing()
+        if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not is_refused:
             self._head_too_large = True
             self.send_400_response("")
         if self._closes:  # told to while this was not whole
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._answering is not None:
+            self.loop.call_soon(self._answering.cancel)  # not before it has begun
         if self._needed_bytes:  # told and counted as any other that was broken off
             self._needed_bytes = 0
             self._holding.discard(self)
@@ -133,12 +141,12 @@ class Protocol(HttpToolsProtocol):
         self._until = self.loop.time() + self.head_seconds
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._until += self.body_seconds
         if self._head_bytes > MOST_HEAD_BYTES and self._parsed_head_bytes() > MOST_HEAD_BYTES:
             self._head_too_large = True
             raise ValueError("head too large")  # the parser stops, and uvicorn calls `send_400_response`
         super().on_headers_complete()
+        self._in_head = False
         self._stays_open, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_message_complete(self) -> None:
@@ -150,6 +158,9 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self._refusal is not None and not self.pipeline and not self.transport.is_closing():
+            self.transport.write(self._refusal)
+            self.transport.close()
         super().on_response_complete()
         if self._is_idle and not self._in_message and not self.transport.is_closing():
             # Uvicorn's own timer is gone with whatever comes, also with line breaks that begin no message.
@@ -172,10 +183,26 @@ class Protocol(HttpToolsProtocol):
             else "this is no HTTP"
         )
         body = json.dumps({"error": {"code": f"http_{status[:3].decode()}", "message": told}}).encode()
-        self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, len(body), body)
+        self._refuse(
+            b"HTTP/1.1 %b\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, date_line(), len(body), body)
         )
+
+    def _refuse(self, refusal: bytes) -> None:
+        """Answers come in the order of the requests: those before it that are under way have theirs first."""
+        is_in_body = (
+            self._in_message and not self._in_head
+        )  # its head was taken: it waits in line, or is at work
+        if is_in_body and self.pipeline:
+            self.pipeline.popleft()
+            waits = True
+        else:
+            waits = not is_in_body and not self._is_idle
+        if waits:
+            self._refusal, self._until = refusal, math.inf
+            return
+        if not is_in_body or not self.cycle.response_started:  # half an answer cannot be mended
+            self.transport.write(refusal)
         self.transport.close()
 
     @classmethod
@@ -202,6 +229,7 @@ class Protocol(HttpToolsProtocol):
         ):  # idle: a browser's connection in advance, for one
             self.transport.close()
         else:
+            telemetry.CUT_OFF.inc()
             _log.warning("cut off", reason="a request did not come in its time")
             self.transport.abort()
 

@@ -11,8 +11,11 @@ reads any request.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -57,7 +60,17 @@ def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> 
 def written(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
     """An answer as it goes over the wire. headers: `content-length` among them."""
     lines = [b"%b: %b\r\n" % header for header in headers]
-    return b"".join((_STATUS_LINES[status], *lines, b"\r\n", body))
+    return b"".join((_STATUS_LINES[status], date_line(), *lines, b"\r\n", body))
+
+
+def date_line() -> bytes:
+    """The header `Date`, which every answer has (RFC 9110, 6.6.1)."""
+    return _date_line(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
 
 
 def _headers(lines: list[bytes]) -> Headers | None:

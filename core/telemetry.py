@@ -29,9 +29,12 @@ REQUESTS = Counter(
 )
 REQUEST_SECONDS = Histogram(
     "emend_http_request_duration_seconds",
-    "Time from a request's head to its answer's end.",
+    "Time from a request's head to its answer's end, without those refused at once for want of room.",
     ["service", "route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+CUT_OFF = Counter(
+    "emend_http_cut_off_total", "Connections ended because a request's head or body did not come in its time."
 )
 BODY_BYTES = Gauge("emend_http_body_bytes", "Bytes of request bodies under way.", ["service"])
 BUILD = Gauge("emend_build_info", "Always 1; the labels say what runs.", ["service", "version"])
@@ -59,11 +62,15 @@ def _request_series(service: str, method: str, route: str, status: int) -> tuple
     return total, REQUEST_SECONDS.labels(service, route)
 
 
-def count_request(service: str, method: str, route: str, status: int, seconds: float) -> None:
-    """An HTTP request was answered. No label may be what a stranger sent."""
+def count_request(service: str, method: str, route: str, status: int, seconds: float | None) -> None:
+    """An HTTP request was answered. No label may be what a stranger sent.
+
+    seconds: None for one that was refused at once for want of room: many of them would hide how long answers take.
+    """
     total, duration = _request_series(service, method, route, status)
     total.inc()
-    duration.observe(seconds)
+    if seconds is not None:
+        duration.observe(seconds)
 
 
 def keep_versions(metrics: Iterable[Counter | Gauge | Histogram], model: str, kept: Collection[str]) -> None:

@@ -20,6 +20,9 @@ from core.settings import settings
 
 CHANNEL = "emend_promotions"
 CONNECT_SECONDS = 3
+# What is sent and not acknowledged for so long ends the connection. Over a network that drops everything the system
+# itself would try for a quarter of an hour.
+UNHEARD_SECONDS = 10
 STILL_THERE_SECONDS = 30.0  # after a silence this long: is the connection still there?
 RECONNECT_SECONDS = (1.0, 30.0)  # the first pause and the longest
 
@@ -117,7 +120,12 @@ class Listener:
 def _connect(database_url: str) -> psycopg2.extensions.connection:
     url = database_url.replace("postgresql+psycopg2:", "postgresql:", 1)  # SQLAlchemy's spelling
     connection = psycopg2.connect(
-        url, connect_timeout=CONNECT_SECONDS, application_name="emend", keepalives_idle=30
+        url,
+        connect_timeout=CONNECT_SECONDS,
+        application_name="emend",
+        keepalives_idle=30,
+        keepalives_interval=5,
+        tcp_user_timeout=1000 * UNHEARD_SECONDS,
     )
     connection.autocommit = True
     return connection

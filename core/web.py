@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from core import __version__, docs_page, http_server, telemetry
-from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
+from core.errors import EmendError, Forbidden, InvalidInput, NotFound, TooBusy, TooLarge, Unavailable
 from core.memory import spare_the_collector
 from core.settings import settings
 from core.validation import told
@@ -199,7 +199,8 @@ def request_id_of(headers: Mapping[bytes, bytes]) -> str:
 def end_request(service: str, scope: Scope, status: int, seconds: float) -> None:
     """Counts it, and has a line in the log for it."""
     route = getattr(scope.get("route"), "path", "unknown")
-    telemetry.count_request(service, _known_method(scope["method"]), route, status, seconds)
+    counted = None if "is_refused" in scope["state"] else seconds
+    telemetry.count_request(service, _known_method(scope["method"]), route, status, counted)
     if route not in ("/metrics", "/healthz", "/readyz") and (
         status >= 400 or route not in OFTEN_ASKED or settings().log_level == "debug"
     ):
@@ -315,8 +316,10 @@ def answer_of(error: EmendError) -> JSONResponse:
     return JSONResponse(error.as_json(), status_code=error.status, headers=headers)
 
 
-async def emend_error(_request: Request, exc: Exception) -> JSONResponse:
+async def emend_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, EmendError)
+    if isinstance(exc, TooBusy):
+        request.scope["state"]["is_refused"] = True
     if exc.status >= 500:
         _log.warning("refused", code=exc.code, reason=exc.message)
     return answer_of(exc)

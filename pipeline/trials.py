@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -95,23 +96,30 @@ def _image_bytes(model: str) -> int:
 
 
 def _load(model: str, version: int, image_bytes: int) -> None:
-    """Each model server answers one blank image with it: it loads, passes its checks, and is warm."""
+    """Each model server answers one blank image with it, all at once: it loads, passes its checks, and is warm."""
     path = f"/models/{quote(model, safe='')}/versions/{version}/invocations"
-    silent = []
-    with httpx.Client(timeout=LOAD_SECONDS, trust_env=False) as http:
-        for url in settings().model_server_urls:
-            try:
-                answer = http.post(
-                    url + path,
-                    content=bytes(image_bytes),
-                    headers={"Content-Type": "application/octet-stream", "Emend-Trial": "start"},
-                )
-            except httpx.HTTPError as exc:
-                silent.append(f"{url}: {type(exc).__name__}")
-                continue
-            if answer.status_code != 200:
-                raise _refusal(url, answer)
-    if len(silent) == len(settings().model_server_urls):
+    urls = settings().model_server_urls
+
+    def ask(url: str) -> httpx.Response | httpx.HTTPError:
+        try:
+            return http.post(
+                url + path,
+                content=bytes(image_bytes),
+                headers={"Content-Type": "application/octet-stream", "Emend-Trial": "start"},
+            )
+        except httpx.HTTPError as exc:
+            return exc
+
+    with (
+        httpx.Client(timeout=LOAD_SECONDS, trust_env=False) as http,
+        ThreadPoolExecutor(len(urls)) as threads,
+    ):
+        answers = list(zip(urls, threads.map(ask, urls), strict=True))
+    for url, answer in answers:
+        if isinstance(answer, httpx.Response) and answer.status_code != 200:
+            raise _refusal(url, answer)
+    silent = [f"{url}: {type(exc).__name__}" for url, exc in answers if isinstance(exc, httpx.HTTPError)]
+    if len(silent) == len(urls):
         raise Unavailable(f"no model server answers ({'; '.join(silent)})")
 
 

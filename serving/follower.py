@@ -90,7 +90,7 @@ class Follower:
         for pointer in sorted(self._cache.glob("*/live")):
             try:
                 self._versions.swap(load(pointer.parent / pointer.read_text().strip()))
-            except (VersionRejected, OSError) as exc:
+            except (VersionRejected, OSError, UnicodeDecodeError) as exc:
                 # No verdict on the version: it is fetched anew when the registry answers.
                 log.warning("cache_unusable", model=pointer.parent.name, reason=str(exc))
 

@@ -26,7 +26,8 @@ from serving.errors import NotReady, ServingError, UnknownVersion, UnusableVersi
 from serving.follower import SAFE_NAME
 from serving.versions import NOT_SERVED, LoadedVersion, load
 
-# Of files, all models together; the one asked for last stays however large it is.
+# Of files, all models together. One version stays however large it is: one on trial, else the one asked for last.
+# What has no room beside it answers those who waited for it, and is fetched again for who comes later.
 MOST_BYTES = 256 * 1024 * 1024
 MOST_REQUESTS_AT_ONCE = 16
 REJECTED_FOR_SECONDS = 60.0  # before it is fetched and tried again
@@ -196,7 +197,13 @@ class OnDemand:
         if failed is None:
             self._kept[key] = done.result()
             self._forget_oldest()
-            log.info("version_fetched", model=key[0], version=key[1], size_bytes=done.result().size_bytes)
+            log.info(
+                "version_fetched",
+                model=key[0],
+                version=key[1],
+                size_bytes=done.result().size_bytes,
+                kept=key in self._kept,
+            )
 
     def _forget_oldest(self) -> None:
         while len(self._kept) > 1 and sum(kept.size_bytes for kept in self._kept.values()) > MOST_BYTES:

@@ -75,19 +75,20 @@ def load(directory: Path) -> LoadedVersion:
     """The version downloaded to `<model>/<version>/`. Raises VersionRejected, saying why."""
     identity = read_identity(directory)
     if identity is None:
-        raise VersionRejected(f"{directory} is not a downloaded version: it has no version.json")
+        raise VersionRejected(f"{directory} is not a downloaded version: it has no usable version.json")
     loaded = LoadedVersion(str(identity["name"]), identity, _session(directory / "model.onnx"))
     _try_example(loaded, directory)
     return loaded
 
 
 def read_identity(directory: Path) -> dict[str, Any] | None:
-    """What `Registry.download` noted; None when it did not finish here."""
+    """What `Registry.download` noted; None when it did not finish here, or the file is damaged."""
     try:
         identity = json.loads((directory / "version.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return identity if isinstance(identity, dict) else None
+    is_whole = isinstance(identity, dict) and isinstance(identity.get("version"), int) and "name" in identity
+    return identity if is_whole else None
 
 
 def _session(graph: Path) -> ort.InferenceSession:

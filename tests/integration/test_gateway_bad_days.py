@@ -729,10 +729,11 @@ async def ask(url: str, request: bytes) -> tuple[int, bytes, float]:
     """Status, the whole answer, seconds."""
     reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
     started = time.monotonic()
-    writer.write(request)
-    head = await reader.readuntil(b"\r\n\r\n")
-    body = await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-    writer.close()
+    with contextlib.closing(writer):
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        body = await reader.readexactly(length)
     return int(head.split()[1]), head + body, time.monotonic() - started
 
 
@@ -789,6 +790,35 @@ def metric(client: httpx.Client, name: str) -> float:
 def http_requests(client: httpx.Client, status: int) -> float:
     labels = f'method="POST",route="/invocations/",service="gateway",status="{status}"'
     return metric(client, f"emend_http_requests_total{{{labels}}}")
+
+
+def test_who_goes_away_while_it_waits_gives_its_place_to_others_and_is_not_sent(
+    world: World, tmp_path: Path
+) -> None:
+    async def scene(url: str) -> None:
+        gone = [asyncio.create_task(ask(url, whole(f"gone-{place}"))) for place in range(MOST_ADMITTED + 1)]
+        await answered(gone, 1)
+        for each in gone:  # and its connection with it
+            each.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        deadline = time.monotonic() + 5
+        stays = asyncio.create_task(ask(url, whole("stays")))
+        while (await asyncio.wait([stays], timeout=0.5))[0]:
+            assert stays.result()[0] == 503
+            assert time.monotonic() < deadline, "its place is still taken"
+            stays = asyncio.create_task(ask(url, whole("stays")))
+        world.model_server.go_on()
+        assert (await stays)[0] == 200
+
+    env = environment(world.postgres.url, world.data_dir, world.model_server.url)
+    with GatewayProcess(tmp_path, env) as gateway, httpx.Client(base_url=gateway.url) as client:
+        world.model_server.freeze()
+        try:
+            asyncio.run(scene(gateway.url))
+        finally:
+            world.model_server.go_on()
+        sent = metric(client, 'emend_upstream_batch_images_sum{model="doodles"}')
+    assert sent <= MOST_IMAGES_A_CALL + 1  # of those who went away only what a call had already
 
 
 def test_slow_uploads_take_nobodys_place_and_who_goes_away_is_no_fault_of_ours(

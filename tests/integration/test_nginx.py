@@ -55,6 +55,7 @@ PUBLIC_URL = f"http://{PUBLIC_NAME}"
 SAME_ORIGIN = {"Origin": PUBLIC_URL, "Sec-Fetch-Site": "same-origin"}
 DRAWING = base64.b64encode(bytes(784)).decode()
 DRAFT = {"image": DRAWING, "draft": True}
+NOT_BUILT = "the pages are not built: run `make pages`"
 # Everybody's: what users ask, say and take back. All else that changes something needs the password.
 USERS = {
     "/invocations/",
@@ -211,8 +212,7 @@ def code_of(answer: httpx.Response) -> str:
 def test_the_drawing_page_is_at_the_root_with_the_services_own_policy(
     client: httpx.Client, whole: Whole
 ) -> None:
-    if not built("draw").joinpath("index.html").is_file():
-        pytest.skip("the pages are not built: `make pages`")
+    assert built("draw").joinpath("index.html").is_file(), NOT_BUILT
     page = client.get("/")
     own = httpx.get(whole.stand.pages.url)
     assert page.content == own.content
@@ -224,8 +224,7 @@ def test_the_drawing_page_is_at_the_root_with_the_services_own_policy(
 
 
 def test_the_run_viewer_is_below_runs_with_all_that_its_page_asks_for(client: httpx.Client) -> None:
-    if not built("viewer").joinpath("index.html").is_file():
-        pytest.skip("the pages are not built: `make pages`")
+    assert built("viewer").joinpath("index.html").is_file(), NOT_BUILT
     page = client.get("/runs", follow_redirects=True)
     assert page.url.path == "/runs/"
     for relative in re.findall(r'(?:src|href)="\./([^"]+)"', page.text):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from api.batching import MOST_IMAGES_A_CALL, MOST_WAITING, Batcher
 from api.direct import Direct
@@ -116,6 +117,26 @@ def test_requests_for_the_live_version_are_refused_unread_when_no_more_may_wait(
     played(scene)
 
 
+def observed() -> float:
+    labels = {"service": "gateway", "route": "/invocations/"}
+    return REGISTRY.get_sample_value("emend_http_request_duration_seconds_count", labels) or 0.0
+
+
+def refused() -> float:
+    labels = {"service": "gateway", "method": "POST", "route": "/invocations/", "status": "503"}
+    return REGISTRY.get_sample_value("emend_http_requests_total", labels) or 0.0
+
+
+def test_a_refusal_is_counted_and_takes_no_time() -> None:
+    def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
+        before = refused(), observed()
+        with batcher.admit("doodles", MOST_ADMITTED):
+            assert isinstance(direct(request()), bytes)
+        assert (refused(), observed()) == (before[0] + 1, before[1])
+
+    played(scene)
+
+
 def test_a_place_that_is_not_whole_is_none() -> None:
     def scene(batcher: Batcher, direct: Callable[[bytes], Made]) -> None:
         batcher.places("doodles").most = 100.7  # it follows how fast images are answered
@@ -158,6 +179,7 @@ def test_a_refusal_is_a_whole_answer_with_the_requests_own_id_if_it_is_a_sane_on
         assert b"content-length: %d" % len(body) in head
         assert b"x-request-id: mine-7" in head
         assert b"retry-after: 1" in head
+        assert head.count(b"\r\ndate: ") == 1
         assert b"script" not in other
         assert json.loads(body)["error"]["code"] == "too_busy"
 

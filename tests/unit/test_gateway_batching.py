@@ -18,12 +18,11 @@ from api.batching import (
     Answer,
     Batcher,
     PacedPlaces,
-    TooBusy,
 )
 from api.errors import BadAnswer
 from api.upstream import Answers
 from core import telemetry
-from core.errors import NotFound, Unavailable
+from core.errors import NotFound, TooBusy, Unavailable
 
 
 class Server:
@@ -172,6 +171,25 @@ def test_who_went_away_is_not_sent() -> None:
     played(scene)
 
 
+def test_who_went_away_takes_no_room() -> None:
+    async def scene(server: Server, batcher: Batcher) -> None:
+        server.open.clear()
+        first = asyncio.create_task(ask(batcher, image(0)))
+        await until(lambda: server.calls == [1])
+        gone = [asyncio.create_task(ask(batcher, image(i))) for i in range(60)]
+        await asyncio.sleep(0)
+        assert batcher.is_busy("doodles")
+        for each in gone:
+            each.cancel()
+        await asyncio.wait(gone)
+        assert not batcher.is_busy("doodles")
+        server.open.set()
+        await first
+        assert server.calls == [1]
+
+    played(scene)
+
+
 def test_places_are_for_images_from_before_they_are_decoded_until_they_are_answered() -> None:
     async def scene(_: Server, batcher: Batcher) -> None:
         places = batcher.places("doodles")
@@ -291,6 +309,34 @@ def test_a_request_that_one_call_cannot_take_is_answered_by_one_version_all_the_
         assert server.versions == [None, None, None, 8]
 
     played(scene)
+
+
+def test_when_one_call_fails_the_rest_of_its_request_is_not_sent_and_takes_no_room() -> None:
+    calls: list[int] = []
+    fails, answers = asyncio.Event(), asyncio.Event()
+
+    async def score(_: str, pixels: NDArray[np.uint8], version: int | None) -> Answers:
+        calls.append(len(pixels))
+        if len(calls) == 1:
+            await fails.wait()
+            raise BadAnswer("no")
+        await answers.wait()
+        return Answers(pixels.reshape(len(pixels), -1)[:, :1].astype(np.float64), 7)
+
+    async def scene() -> None:
+        batcher = Batcher(score)
+        failing = asyncio.create_task(batcher.answer("photos", [image(i, 1000) for i in range(120)]))
+        await until(lambda: calls == [3])
+        assert batcher.is_busy("photos")
+        fails.set()
+        with pytest.raises(BadAnswer):
+            await failing
+        assert not batcher.is_busy("photos")
+        answers.set()
+        assert (await ask(batcher, image(1, 1000), "photos")).version == 7
+        assert calls == [3, 3, 1]  # the second was on its way when the first failed
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
 
 
 def test_while_the_version_cannot_be_asked_again_such_a_request_is_refused() -> None:

@@ -1,14 +1,18 @@
-"""Small parts of the gateway: base64, file names, the check of an answer, the docs page."""
+"""Small parts of the gateway: base64, file names, threads, the check of an answer, the docs page."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
+import anyio
 import numpy as np
 import pytest
 
 from api.app import create_app
 from api.batching import answers_of
 from api.errors import BadAnswer
-from api.gateway import decode_base64
+from api.gateway import decode_base64, in_thread
 from api.predictions import _plain_filename
 from api.upstream import Answers
 from core.docs_page import render
@@ -21,6 +25,29 @@ def test_what_is_no_base64_is_refused_without_repeating_it(text: str) -> None:
         decode_base64(text, "images.3")
     assert caught.value.field == "images.3"
     assert text == "" or f" {text} " not in caught.value.message
+
+
+def test_who_is_cancelled_keeps_its_thread_and_that_threads_place_until_it_is_done() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        free.wait()
+        raise InvalidInput("nobody hears of it")
+
+    async def scene() -> None:
+        limiter = anyio.CapacityLimiter(1)
+        working = asyncio.create_task(in_thread(work, limiter))
+        await asyncio.to_thread(begun.wait)
+        working.cancel()
+        await asyncio.sleep(0)
+        assert (working.done(), limiter.borrowed_tokens) == (False, 1)
+        free.set()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert limiter.borrowed_tokens == 0
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 import uvicorn
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from core import http_server
@@ -44,7 +47,7 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 @contextlib.asynccontextmanager
-async def served(protocol: type[Protocol], **config: Any) -> AsyncIterator[Connect]:
+async def served(protocol: type[Protocol], app: Any = app, **config: Any) -> AsyncIterator[Connect]:
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, http=protocol, ws="none", log_config=None, lifespan="off", **config)
     )
@@ -86,6 +89,11 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     return head, await reader.readexactly(int(length.partition(b":")[2]))
+
+
+def dated(head: bytes) -> datetime:
+    (date,) = (line[6:] for line in head.split(b"\r\n") if line.startswith(b"date: "))
+    return parsedate_to_datetime(date.decode())
 
 
 async def send_for_ever(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -137,6 +145,10 @@ def test_what_is_written_in_one_turn_of_the_loop_leaves_in_one_piece() -> None:
     assert asyncio.run(answer()) == [b"head body", b"event 1", b"last words"]
 
 
+def counted() -> float:
+    return REGISTRY.get_sample_value("emend_http_cut_off_total") or 0.0
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -156,9 +168,11 @@ def test_who_sends_too_slowly_is_cut_off_and_others_are_not(sent: bytes) -> None
         asking.write(GET)
         assert (await answer_of(kept))[0].startswith(b"HTTP/1.1 200 ")
 
+    before = counted()
     with capture_logs() as logs:
         played(scene)
     assert [line["event"] for line in logs].count("cut off") == 1
+    assert counted() == before + 1
 
 
 def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
@@ -219,8 +233,46 @@ def test_what_is_no_http_is_told_so() -> None:
         head, body = await answer_of(reader)
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"http_400" in body
+        assert dated(head) <= datetime.now(UTC) < dated(head) + timedelta(seconds=5)
 
     played(scene)
+
+
+NO_CHUNK = b"POST /thing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "broken", "status"),
+    [(2, b"no HTTP\r\n\r\n", 400), (2, NO_CHUNK, 400), (1, GET[:-2] + 400 * HEADER, 431)],
+)
+def test_what_is_refused_behind_other_requests_is_answered_after_them(
+    before: int, broken: bytes, status: int
+) -> None:
+    opened = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await opened.wait()
+        await app(scope, receive, send)
+
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(before * GET + broken)
+        asyncio.get_running_loop().call_later(3 * Hasty.head_seconds, opened.set)
+        for expected in (*before * [200], status):
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 %d " % expected)
+        assert await reader.read() == b""
+
+    played(scene, app=slow)
+
+
+def test_a_broken_body_is_refused_at_once() -> None:
+    async def scene(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(NO_CHUNK)
+        assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 400 ")
+        assert await reader.read() == b""
+
+    played(scene, Protocol)
 
 
 def test_an_answer_before_the_body_is_whole_is_read_and_is_the_last() -> None:
@@ -341,6 +393,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
+        self.given_up: list[bytes] = []
         self.open = asyncio.Event()
 
     def __call__(self, data: bytes) -> Coroutine[Any, Any, bytes] | int | None:
@@ -354,7 +407,11 @@ class Desk:
 
     async def _answer(self, body: bytes) -> bytes:
         self.taken.append(body)
-        await self.open.wait()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.given_up.append(body)
+            raise
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -521,7 +578,7 @@ def test_one_connection_that_cannot_be_closed_does_not_save_the_others() -> None
     played(scene, Odd)
 
 
-def test_who_went_away_leaves_nothing_behind() -> None:
+def test_the_work_for_who_went_away_is_given_up_and_leaves_nothing_behind() -> None:
     desk = Desk()
 
     async def scene(connect: Connect) -> None:
@@ -529,7 +586,7 @@ def test_who_went_away_leaves_nothing_behind() -> None:
         writer.write(direct(b"one"))
         await until(lambda: desk.taken == [b"one"])
         writer.close()
-        await writer.wait_closed()
+        await until(lambda: desk.given_up == [b"one"])
         desk.open.set()
         reader, writer = await connect()
         writer.write(direct(b"two"))

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from core.registry import Registry, RegistryUnavailable, Version, VersionNotFound
 from serving.app import ModelServer, create_app
@@ -534,15 +535,43 @@ def test_restart_serves_from_disk_what_was_live_last(
     assert registry.downloads == [1, 2]
 
 
-def test_damaged_cache_is_fetched_again(registry: FolderRegistry, follower: Follower, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("1/model.onnx", b""),
+        ("1/version.json", b"{}"),
+        ("1/version.json", b'{"name": "doodles", "version": null}'),
+        ("1/version.json", b'{"version": 1}'),
+        ("1/version.json", b"[" * 100_000),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_damaged_cache_is_fetched_again(
+    registry: FolderRegistry, follower: Follower, tmp_path: Path, file: str, content: bytes
+) -> None:
     promote(registry, follower, 1)
-    (tmp_path / "cache/doodles/1/model.onnx").write_bytes(b"")
+    (tmp_path / "cache/doodles" / file).write_bytes(content)
     restarted = Versions("doodles")
     again = Follower(registry, restarted, tmp_path / "cache")
     again.load_cached()
     again.poll()
     assert restarted.live("doodles").version == 1
     assert registry.downloads == [1, 1]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"1\0", b""])
+def test_what_was_live_last_need_not_be_readable(
+    registry: FolderRegistry, follower: Follower, tmp_path: Path, content: bytes
+) -> None:
+    promote(registry, follower, 1)
+    (tmp_path / "cache/doodles/live").write_bytes(content)
+    restarted = Versions("doodles")
+    again = Follower(registry, restarted, tmp_path / "cache")
+    with capture_logs() as logs:
+        again.load_cached()
+    assert [line["model"] for line in logs if line["event"] == "cache_unusable"] == ["doodles"]
+    again.poll()
+    assert restarted.live("doodles").version == 1
 
 
 def test_same_number_of_a_registry_made_anew_is_another_version(
@@ -805,6 +834,25 @@ def test_what_is_kept_is_bounded_in_bytes_and_who_was_asked_for_least_lately_goe
         others.stop()
 
     asyncio.run(scenario())
+
+
+def test_what_has_no_room_beside_one_on_trial_answers_and_is_fetched_again(
+    registry: FolderRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.on_demand.MOST_BYTES", 1)
+
+    async def scenario() -> None:
+        others = OnDemand(registry, tmp_path / "cache")
+        await others.get("doodles", 1, for_trial=True, waits=True)
+        for _ in range(2):
+            assert (await others.get("doodles", 2)).version == 2
+            assert others.kept() == [("doodles", 1)]
+        others.stop()
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    fetched = [(line["version"], line["kept"]) for line in logs if line["event"] == "version_fetched"]
+    assert fetched == [(1, True), (2, False), (2, False)]
 
 
 def test_a_version_that_is_evicted_answers_what_it_was_asked_before(

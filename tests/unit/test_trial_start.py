@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Barrier
 
 import pytest
 from starlette.applications import Starlette
@@ -22,8 +24,10 @@ FINE = Response(b"")
 
 
 @contextmanager
-def model_servers(monkeypatch: pytest.MonkeyPatch, *replies: Response | None) -> Iterator[None]:
-    """None: nobody is there."""
+def model_servers(
+    monkeypatch: pytest.MonkeyPatch, *replies: Response | None, until: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """None: nobody is there. until: each waits for it, then answers."""
     with ExitStack() as up:
         urls = []
         for reply in replies:
@@ -34,6 +38,7 @@ def model_servers(monkeypatch: pytest.MonkeyPatch, *replies: Response | None) ->
             async def answer(request: Request, reply: Response = reply) -> Response:
                 assert len(await request.body()) == 784
                 assert request.headers["Emend-Trial"] == "start"  # not in the room of comparisons
+                await asyncio.to_thread(until)
                 return reply
 
             app = Starlette(routes=[Route(PATH, answer, methods=["POST"])])
@@ -52,6 +57,12 @@ def test_the_servers_that_answer_must_have_it(monkeypatch: pytest.MonkeyPatch) -
     with model_servers(monkeypatch, None, FINE):
         _load("doodles", 7, 784)
     with model_servers(monkeypatch, None, None), pytest.raises(Unavailable, match="no model server answers"):
+        _load("doodles", 7, 784)
+
+
+def test_all_servers_load_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Barrier(3)
+    with model_servers(monkeypatch, FINE, FINE, FINE, until=lambda: together.wait(10)):
         _load("doodles", 7, 784)
 
 

@@ -29,6 +29,7 @@ UI = Path(__file__).parents[2] / "ui"
 FIXTURES = UI / "shared" / "drawing" / "fixtures.json"
 SERVICES = {"gateway": api.app, "viewer": viewer.app}
 MOST_SCRIPT_BYTES = 200_000  # compressed, of a page
+NOT_BUILT = "the pages are not built: run `make pages`"
 
 Strokes = list[list[list[float]]]
 
@@ -96,16 +97,14 @@ def test_the_fixtures_of_the_renderer_are_current() -> None:
 @pytest.mark.parametrize("page", ["draw", "viewer"])
 def test_a_page_has_at_most_200_kb_of_script(page: str) -> None:
     scripts = list((UI / "dist" / page).rglob("*.js.gz"))
-    if not scripts:
-        pytest.skip("the pages are not built: `make pages`")
+    assert scripts, NOT_BUILT
     assert sum(script.stat().st_size for script in scripts) <= MOST_SCRIPT_BYTES
 
 
 @pytest.mark.parametrize("page", ["draw", "viewer"])
 def test_a_page_loads_nothing_from_elsewhere(page: str) -> None:
     index = UI / "dist" / page / "index.html"
-    if not index.exists():
-        pytest.skip("the pages are not built: `make pages`")
+    assert index.exists(), NOT_BUILT
     text = index.read_text()
     assert "://" not in text
     assert "style=" not in text

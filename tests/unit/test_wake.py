@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from core.settings import settings
-from core.wake import Listener, announce
+from core.wake import UNHEARD_SECONDS, Listener, _connect, announce
 
 SOON_SECONDS = 5.0  # the followers' own look comes every 15 s
 
@@ -69,6 +71,44 @@ def test_a_connection_that_is_ended_is_made_anew(emend_environment: dict[str, st
         assert listener.listening
         announce()
         woken.wait()
+
+
+@contextlib.contextmanager
+def over_tcp(database_url: str) -> Iterator[str]:
+    """The same database at an address of its own, for one connection."""
+    url = make_url(database_url)
+    there = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(65_536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+    def relay(listening: socket.socket) -> None:
+        with listening.accept()[0] as near, socket.socket(socket.AF_UNIX) as far:
+            far.connect(there)
+            answering = threading.Thread(target=pass_on, args=(far, near))
+            answering.start()
+            pass_on(near, far)
+            answering.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        relaying = threading.Thread(target=relay, args=(listening,))
+        relaying.start()
+        query = {name: value for name, value in url.query.items() if name != "host"}
+        near = url.set(host="127.0.0.1", port=listening.getsockname()[1], query=query)
+        yield near.render_as_string(hide_password=False)
+        relaying.join()
+
+
+def test_a_network_that_drops_everything_is_noticed_in_ten_seconds(emend_environment: dict[str, str]) -> None:
+    with (
+        over_tcp(emend_environment["DATABASE_URL"]) as url,
+        contextlib.closing(_connect(url)) as connection,
+        socket.socket(fileno=os.dup(connection.fileno())) as wire,
+    ):
+        unheard_ms = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert unheard_ms == 1000 * UNHEARD_SECONDS == 10_000
 
 
 def test_descriptors_from_1024_on_are_listened_to(emend_environment: dict[str, str]) -> None:

@@ -15,10 +15,12 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import APIRouter, Query, Request, Response
+from prometheus_client import REGISTRY
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.lean import LeanRoute
 from core import http_server, web
+from core.errors import TooBusy, Unavailable
 from core.settings import settings
 from tests.support.http_server import http_client
 
@@ -269,6 +271,28 @@ def test_a_body_that_is_missing_or_not_said_to_be_json_is_told_so(client: httpx.
         (b"{}", "send the JSON with the header `Content-Type: application/json`; see /docs"),
     ):
         assert client.post("/thing", content=content).json()["error"]["message"] == message
+
+
+def test_who_is_refused_for_want_of_room_is_counted_but_takes_no_time() -> None:
+    app = web.application("full", "has no room")
+
+    @app.get("/thing")
+    def thing(room: bool) -> None:
+        raise Unavailable("away") if room else TooBusy("full")
+
+    def counted() -> tuple[float, float]:
+        where = {"service": "full", "route": "/thing"}
+        answered = where | {"method": "GET", "status": "503"}
+        return (
+            REGISTRY.get_sample_value("emend_http_requests_total", answered) or 0.0,
+            REGISTRY.get_sample_value("emend_http_request_duration_seconds_count", where) or 0.0,
+        )
+
+    with http_client(app) as client:
+        for room, times in ((False, 0), (True, 1)):
+            before = counted()
+            assert client.get(f"/thing?room={room}").status_code == 503
+            assert counted() == (before[0] + 1, before[1] + times)
 
 
 def hasty(direct: http_server.Direct | None) -> type[http_server.Protocol]:
