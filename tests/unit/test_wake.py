@@ -77,7 +77,8 @@ def test_a_connection_that_is_ended_is_made_anew(emend_environment: dict[str, st
 def over_tcp(database_url: str) -> Iterator[str]:
     """The same database at an address of its own, for one connection."""
     url = make_url(database_url)
-    there = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+    port = url.query.get("port", url.port or 5432)
+    there = f"{url.query['host']}/.s.PGSQL.{port}"
 
     def pass_on(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65_536):
@@ -87,15 +88,15 @@ def over_tcp(database_url: str) -> Iterator[str]:
     def relay(listening: socket.socket) -> None:
         with listening.accept()[0] as near, socket.socket(socket.AF_UNIX) as far:
             far.connect(there)
-            answering = threading.Thread(target=pass_on, args=(far, near))
+            answering = threading.Thread(target=pass_on, args=(far, near), daemon=True)
             answering.start()
             pass_on(near, far)
             answering.join()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        relaying = threading.Thread(target=relay, args=(listening,))
+        relaying = threading.Thread(target=relay, args=(listening,), daemon=True)
         relaying.start()
-        query = {name: value for name, value in url.query.items() if name != "host"}
+        query = {name: value for name, value in url.query.items() if name not in ("host", "port")}
         near = url.set(host="127.0.0.1", port=listening.getsockname()[1], query=query)
         yield near.render_as_string(hide_password=False)
         relaying.join()
