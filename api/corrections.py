@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from api import history, inbox, metrics, review
 from api.errors import NotYours
-from api.gateway import Gateway, decode_base64, gateway
+from api.gateway import CHARACTERS_AT_ONCE, Gateway, decode_base64, gateway, in_thread
 from api.history import Recorded
 from api.inbox import Kept, Predicted, Statement
 from api.predictions import png
@@ -76,7 +77,8 @@ async def save_image(
     _check_prediction_id(body.prediction_id)
     model = await the.model(body.model)
     known_actor = the.actors.known(request)
-    data = decode_base64(body.image, "image")
+    decode = partial(decode_base64, body.image, "image")
+    data = decode() if len(body.image) <= CHARACTERS_AT_ONCE else await in_thread(decode, the.decoding)
     decoded = await anyio.to_thread.run_sync(from_bytes, data, model.spec, limiter=the.decoding)
     cookie = Response()  # carries the cookie of somebody new until there is an answer
     statement = Statement(

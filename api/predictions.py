@@ -16,7 +16,7 @@ from api import history, metrics
 from api.batching import MOST_BYTES, Answer, answers_of
 from api.catalogue import KnownModel
 from api.errors import BadAnswer
-from api.gateway import Gateway, decode_base64, gateway, in_thread
+from api.gateway import CHARACTERS_AT_ONCE, Gateway, decode_base64, gateway, in_thread
 from api.history import Recorded
 from api.lean import LeanRoute, json_answer
 from api.schemas import (
@@ -69,7 +69,10 @@ async def _answers(
             f"version {body.version} of '{model.name}' is gone: retention removed its weights",
             field="version",
         )
-    data = [decode_base64(text, field) for text, field in zip(texts, fields, strict=True)]
+    if sum(map(len, texts)) <= CHARACTERS_AT_ONCE:
+        data = _bytes_of(texts, fields)
+    else:
+        data = await in_thread(partial(_bytes_of, texts, fields), the.decoding)
     if decode_at_once(data, model.spec):
         decoded = _decode_all(data, fields, model.spec)
     else:
@@ -167,6 +170,10 @@ def _texts(body: InvocationRequest) -> Sequence[str]:
     if len(body.images) > MOST_IMAGES:
         raise TooLarge(f"{len(body.images)} images at once; send at most {MOST_IMAGES}", field="images")
     return body.images
+
+
+def _bytes_of(texts: Sequence[str], fields: Sequence[str]) -> list[bytes]:
+    return [decode_base64(text, field) for text, field in zip(texts, fields, strict=True)]
 
 
 def _decode_all(data: Sequence[bytes], fields: Sequence[str], spec: InputSpec) -> list[Decoded]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 
 import anyio
@@ -12,7 +13,7 @@ import pytest
 from api.app import create_app
 from api.batching import answers_of
 from api.errors import BadAnswer
-from api.gateway import decode_base64, in_thread
+from api.gateway import CHARACTERS_AT_ONCE, decode_base64, in_thread
 from api.predictions import _plain_filename
 from api.upstream import Answers
 from core.docs_page import render
@@ -25,6 +26,32 @@ def test_what_is_no_base64_is_refused_without_repeating_it(text: str) -> None:
         decode_base64(text, "images.3")
     assert caught.value.field == "images.3"
     assert text == "" or f" {text} " not in caught.value.message
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 3, 4, 100_000])
+def test_base64_that_is_decoded_in_parts_is_the_same(more: int) -> None:
+    data = np.random.default_rng(more).bytes(3 * CHARACTERS_AT_ONCE // 4 + more)
+    text = base64.b64encode(data).decode()
+    assert decode_base64(text, "image") == data
+    half = len(text) // 8 * 4
+    for broken in (text[:-1], text[:half] + "\n" + text[half:], text + "AAA=" + text, "é" + text):
+        with pytest.raises(InvalidInput):
+            decode_base64(broken, "image")
+
+
+def test_large_base64_lets_other_threads_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[int] = []
+    real = base64.b64decode
+
+    def counted(text: str, *, validate: bool) -> bytes:
+        pieces.append(len(text))
+        return real(text, validate=validate)
+
+    monkeypatch.setattr("api.gateway.base64.b64decode", counted)
+    text = base64.b64encode(bytes(2_000_000)).decode()
+    assert len(decode_base64(text, "image")) == 2_000_000
+    assert sum(pieces) == len(text)
+    assert max(pieces) <= CHARACTERS_AT_ONCE
 
 
 def test_who_is_cancelled_keeps_its_thread_and_that_threads_place_until_it_is_done() -> None:
