@@ -52,7 +52,7 @@ log = telemetry.get_logger(__name__)
 class LoadedVersion:
     """A version that may answer: its graph in memory, tried on its example. Threads may share it.
 
-    seconds_an_image: as long as it took when it was tried.
+    seconds_an_image: how long it took when it was tried.
     """
 
     seconds_an_image = math.inf
@@ -133,9 +133,7 @@ def _try_example(loaded: LoadedVersion, directory: Path) -> None:
         raise VersionRejected(f"its input example does not fit its graph: {exc.message}") from exc
     try:
         answer = loaded.probabilities(pixels)
-        started = time.perf_counter()  # the first time memory is prepared
-        loaded.probabilities(pixels)
-        loaded.seconds_an_image = (time.perf_counter() - started) / max(len(pixels), 1)
+        loaded.seconds_an_image = _seconds(loaded, pixels) / max(len(pixels), 1)
     except Exception as exc:  # ONNX Runtime's errors share no root but Exception
         raise VersionRejected(f"it fails on its input example: {_first_line(exc)}") from exc
     _check_probabilities(answer, len(pixels))
@@ -144,6 +142,16 @@ def _try_example(loaded: LoadedVersion, directory: Path) -> None:
     categories = _read_json(directory, "categories.json")
     if categories is not None:
         _check_outputs(categories.get("outputs"), answer.shape[1])
+
+
+def _seconds(loaded: LoadedVersion, pixels: Pixels) -> float:
+    """The best of three: other work on the same cores is not the version's."""
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        loaded.probabilities(pixels)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
 
 
 def _check_outputs(named: object, count: int) -> None:
