@@ -67,7 +67,7 @@ class Places:
         self.in_use += count
         return Taken(self, count)
 
-    def give_back(self, count: int) -> None:
+    def give_back(self, count: int, *, answered: bool) -> None:
         self.in_use -= count
 
 
@@ -97,12 +97,12 @@ class PacedPlaces(Places):
             self._answered, self._since = 0, self._clock()
         return super().taken(count)
 
-    def give_back(self, count: int) -> None:
-        super().give_back(count)
+    def give_back(self, count: int, *, answered: bool) -> None:
+        super().give_back(count, answered=answered)
         self._of_many -= count if count > 1 else 0
         if self.in_use < self._in_calls:  # what could be answered is not seen
             return
-        self._answered += count
+        self._answered += count if answered else 0
         now = self._clock()
         seconds = now - self._since
         if seconds < PRESSED_SECONDS:
@@ -126,7 +126,7 @@ class Taken:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._places.give_back(self._count)
+        self._places.give_back(self._count, answered=kind is None)
 
 
 @dataclass(frozen=True, eq=False)

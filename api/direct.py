@@ -30,6 +30,7 @@ from core.errors import EmendError, TooBusy
 from core.settings import settings
 
 MOST_BYTES = 65_536
+CLIENT_GONE = 499  # as nginx counts it: nobody waits for the answer any more
 
 
 class Direct:
@@ -51,8 +52,10 @@ class Direct:
 
     def __call__(self, data: bytes) -> bytes | Coroutine[Any, Any, bytes] | int | None:
         plain = plain_http.read(data, self._routes.__contains__, self._most_bytes)
-        if not isinstance(plain, plain_http.Request):
-            return plain
+        if plain is None:
+            return None
+        if plain.missing_bytes:
+            return plain.missing_bytes
         content = plain.content
         is_for_live = b'"model"' not in content and b'"version"' not in content and b"\\" not in content
         if is_for_live and self._is_full():
@@ -87,8 +90,12 @@ class Direct:
             "route": route,
             "state": {"request_id": request_id},
         }
-        response = await self._response(Request(scope), route, shape, plain, request_id)
-        web.end_request(self._service, scope, response.status_code, time.perf_counter() - started)
+        status = CLIENT_GONE
+        try:
+            response = await self._response(Request(scope), route, shape, plain, request_id)
+            status = response.status_code
+        finally:
+            web.end_request(self._service, scope, status, time.perf_counter() - started)
         return _written(response, request_id)
 
     async def _response(

@@ -55,12 +55,13 @@ def gateway(request: Request) -> Gateway:
 
 async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
     """As anyio's own, but whoever is cancelled ends no sooner than the thread: its place and its memory are taken."""
-    working = asyncio.ensure_future(anyio.to_thread.run_sync(work, limiter=limiter))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.gather(working, return_exceptions=True)
-        raise
+    async with limiter or anyio.to_thread.current_default_thread_limiter():
+        working = asyncio.ensure_future(anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1)))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.gather(working, return_exceptions=True)
+            raise
 
 
 def decode_base64(text: str, field: str) -> bytes:

@@ -44,7 +44,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
@@ -554,7 +554,8 @@ def check_schema(found: str | None) -> None:
 def session() -> Iterator[Session]:
     """One transaction: committed when the block ends well. Raises Unavailable when the database is away."""
     try:
-        with sessionmaker(engine(), expire_on_commit=False).begin() as opened:
+        # No sessionmaker: each makes a class of its own, which is garbage until Python's collector comes.
+        with Session(engine(), expire_on_commit=False) as opened, opened.begin():
             yield opened
     except PoolTimeout as exc:
         raise Unavailable("all connections to the database are in use; try again in a moment") from exc

@@ -88,9 +88,8 @@ class Protocol(HttpToolsProtocol):
     _held = b""  # what came meanwhile, or is too little yet to tell
     _closes = False  # once that is answered
     _needed_bytes = 0  # of `_held`, when it is too little
-    _refusal: bytes | None = (
-        None  # of what came behind requests whose answers are still to come; no more is read
-    )
+    # Of what came behind requests whose answers are still to come; no more is read.
+    _refusal: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joining(transport, self.loop)))

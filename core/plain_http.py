@@ -1,7 +1,7 @@
 """Requests in their plainest form, read as they came: what a service takes past its framework (core/http_server.py).
 
     wanted = {b"POST /invocations HTTP/1.1"}.__contains__
-    request = plain_http.read(data, wanted, most_bytes=65_536)   # Request, bytes still missing, or None
+    request = plain_http.read(data, wanted, most_bytes=65_536)
     answer = plain_http.written(200, [(b"content-type", b"text/plain")], b"done")
 
 Plain is a head with nothing that changes how it is read, and a body of known length; whatever is in doubt is for who
@@ -31,16 +31,16 @@ Headers = dict[bytes, bytes]
 
 @dataclass(slots=True)
 class Request:
-    """line: method, path and version. headers: by name, in lower case."""
+    """line: method, path and version. headers: by name, in lower case. missing_bytes: of the content, still to come."""
 
     line: bytes
     headers: Headers
     content: bytes
+    missing_bytes: int
 
 
-def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> Request | int | None:
-    """The request, if it is plain and its first line wanted; how many bytes of it are still to come; None for anything
-    else. most_bytes: of head and body together."""
+def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> Request | None:
+    """The request, if it is plain and its first line wanted. most_bytes: of head and body together."""
     end = data.find(b"\r\n\r\n")
     if end < 0 or len(data) > most_bytes:
         return None
@@ -51,10 +51,10 @@ def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> 
     length = headers.get(b"content-length", b"")
     if not length.isdigit() or len(length) > 6:
         return None
-    missing = end + 4 + int(length) - len(data)
-    if missing != 0:  # less than 0: another request behind it
-        return missing if 0 < missing <= most_bytes - len(data) else None
-    return Request(line, headers, data[end + 4 :])
+    missing_bytes = end + 4 + int(length) - len(data)
+    if not 0 <= missing_bytes <= most_bytes - len(data):  # less than 0: another request behind it
+        return None
+    return Request(line, headers, data[end + 4 :], missing_bytes)
 
 
 def written(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:

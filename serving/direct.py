@@ -2,8 +2,8 @@
 
     http_server.run(create_app(server), ..., direct=Direct(server))
 
-It is taken as it came when nothing about it is in doubt: a plain head, both content types raw, a version that answers,
-a place free. Whatever else is asked, and whatever is to be refused before it is looked at, is for the application. A
+It is taken as it came when nothing about it is in doubt: a plain head, both content types raw, the body there, a
+version that answers, a place free. Whatever else is asked, awaited or refused is for the application. A
 request that the version answers within a moment is answered at once, in the loop: to hand one image of a small network
 to a thread and back takes as long as to answer it.
 """
@@ -40,10 +40,10 @@ class Direct:
     def __init__(self, server: ModelServer) -> None:
         self._server = server
 
-    def __call__(self, data: bytes) -> bytes | Coroutine[Any, Any, bytes] | int | None:
+    def __call__(self, data: bytes) -> bytes | Coroutine[Any, Any, bytes] | None:
         plain = plain_http.read(data, _LINE.fullmatch, MOST_BYTES)
-        if not isinstance(plain, plain_http.Request):
-            return plain
+        if plain is None or plain.missing_bytes:
+            return None
         headers = plain.headers
         if headers.get(b"content-type") != _RAW or headers.get(b"accept") != _RAW:
             return None
@@ -54,6 +54,7 @@ class Direct:
         asked = _Asked(loaded, plain)
         if images * loaded.seconds_an_image <= AT_ONCE_SECONDS:
             return asked.answer()
+        self._server.live.in_progress += 1  # now: as many may come in this turn of the loop
         return self._in_a_thread(asked)
 
     def _loaded(self, line: bytes) -> LoadedVersion | None:
@@ -64,9 +65,12 @@ class Direct:
 
     async def _in_a_thread(self, asked: _Asked) -> bytes:
         lane = self._server.live
-        lane.in_progress += 1
+        answering = asyncio.get_running_loop().run_in_executor(lane.threads, asked.answer)
         try:
-            return await asyncio.get_running_loop().run_in_executor(lane.threads, asked.answer)
+            return await asyncio.shield(answering)
+        except asyncio.CancelledError:  # the client is gone; the thread and what it holds are not
+            await asyncio.gather(answering, return_exceptions=True)
+            raise
         finally:
             lane.in_progress -= 1
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from api.batching import MOST_IMAGES_A_CALL, MOST_WAITING, Batcher
-from api.direct import Direct
+from api.direct import CLIENT_GONE, Direct
 from api.predictions import lean
 from api.upstream import Answers
 
@@ -38,6 +38,34 @@ async def _score(_model: str, _pixels: NDArray[np.uint8], _version: int | None) 
 MOST_ADMITTED = MOST_IMAGES_A_CALL + MOST_WAITING  # until it is seen how fast they are answered
 
 Made = bytes | str | int | None
+
+
+def test_a_request_whose_client_goes_away_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[str, int, float]] = []
+    monkeypatch.setattr(
+        "core.telemetry.count_request",
+        lambda _service, _method, route, status, seconds: counted.append((route, status, seconds)),
+    )
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def play() -> None:
+        app = FastAPI()
+        app.state.gateway = SimpleNamespace(batcher=Batcher(_score))
+        direct = Direct(app, lean, "gateway", "doodles")
+        monkeypatch.setattr(direct, "_response", never)
+        work = direct(request())
+        assert asyncio.iscoroutine(work)
+        asking = asyncio.ensure_future(work)
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    asyncio.run(play())
+    ((route, status, seconds),) = counted
+    assert (route, status) == ("/invocations/", CLIENT_GONE)
+    assert seconds >= 0.009
 
 
 def played(scene: Callable[[Batcher, Callable[[bytes], Made]], None]) -> None:

@@ -261,6 +261,18 @@ def test_requests_of_many_images_leave_places_to_those_of_one() -> None:
     played(scene)
 
 
+def test_places_of_who_goes_away_are_no_answers() -> None:
+    now = 0.0
+    places = PacedPlaces(MOST_IMAGES_A_CALL, clock=lambda: now)
+    with places.taken(MOST_IMAGES_A_CALL):
+        for _ in range(1000):
+            now += 0.001
+            with pytest.raises(asyncio.CancelledError), places.taken(1):
+                raise asyncio.CancelledError
+        assert places.most < MOST_IMAGES_A_CALL + MOST_WAITING
+        assert places.most == pytest.approx(MOST_IMAGES_A_CALL + FEWEST_WAITING, abs=5)
+
+
 def test_requests_for_other_versions_have_places_of_their_own() -> None:
     async def scene(_: Server, batcher: Batcher) -> None:
         taken = [batcher.admit_replay("doodles") for _ in range(MOST_REPLAYS)]

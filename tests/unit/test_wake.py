@@ -102,7 +102,9 @@ def over_tcp(database_url: str) -> Iterator[str]:
         relaying.join()
 
 
-def test_a_network_that_drops_everything_is_noticed_in_ten_seconds(emend_environment: dict[str, str]) -> None:
+def test_what_is_sent_into_a_network_that_drops_everything_is_given_up_on_after_ten_seconds(
+    emend_environment: dict[str, str],
+) -> None:
     with (
         over_tcp(emend_environment["DATABASE_URL"]) as url,
         contextlib.closing(_connect(url)) as connection,
