@@ -250,7 +250,8 @@ def embedded_database_url(data_dir: Path, database: str = "emend") -> str:
     except (OSError, ValueError) as exc:  # absent, or half written
         raise ConfigurationError(
             "no database: DATABASE_URL is not set and no embedded PostgreSQL runs in "
-            f"{data_dir.resolve() / 'postgres'}; start it with `make up`, or set DATABASE_URL"
+            f"{data_dir.resolve() / 'postgres'}; start it with `make up`, run "
+            "this where it runs (or set EMEND_DATA_DIR to its data folder), or set DATABASE_URL"
         ) from exc
     if socket_dir:
         return f"postgresql+psycopg2://postgres@/{database}?host={quote(socket_dir, safe='')}&port={port}"
