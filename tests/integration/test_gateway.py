@@ -6,9 +6,8 @@ import base64
 import io
 import re
 import stat
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -42,8 +41,7 @@ from tests.support.gateway import (
     promote,
     world_of_two_models,
 )
-
-WAIT_SECONDS = 10
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +76,6 @@ def answered(graph_seed: int, pixels: NDArray[np.uint8], shape: tuple[int, ...])
         0
     ]
     return probabilities
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come about in time"
-        time.sleep(0.02)
 
 
 def correct(client: httpx.Client, label: str, pixels: NDArray[np.uint8] | None = None, **more: Any) -> Any:

@@ -45,8 +45,7 @@ from tests.support import tiny_model
 from tests.support.gateway import GatewayProcess, add_model, cache_version, environment
 from tests.support.http_server import http_client
 from tests.support.model_server import ModelServer
-
-WAIT_SECONDS = 20
+from tests.support.waiting import wait_until
 
 
 class Postgres:
@@ -151,13 +150,6 @@ def bomb(side: int) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     body = zlib.compress(b"\0" * 100_000, 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come about in time"
-        time.sleep(0.02)
 
 
 # Bad input

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from core.registry import Metric, ModelNotFound, Registry, VersionNotFound
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ROOT, ModelServer, StockServer
 from tests.support.tiny_model import answer, graph, images
+from tests.support.waiting import wait_until
 
 MODEL = "doodles"
 GOOD, BETTER, NOT_A_NUMBER, LIAR, ANOTHER = 1, 2, 3, 4, 5
@@ -55,15 +56,6 @@ def server(mlflow: MlflowServer, registry: Registry, tmp_path: Path) -> Iterator
     with ModelServer(tmp_path, mlflow.url, MODEL) as started:
         started.wait_ready()
         yield started
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 20) -> float:
-    """Seconds it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started + timeout_seconds, "it did not happen in time"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 # The registry client

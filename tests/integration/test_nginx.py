@@ -19,7 +19,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +50,7 @@ from tests.support.nginx import (
 from tests.support.object_store import BUCKET, ObjectStore, object_store
 from tests.support.pages_stand import DOODLES, Service, Stand
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 
 PUBLIC_URL = f"http://{PUBLIC_NAME}"
 SAME_ORIGIN = {"Origin": PUBLIC_URL, "Sec-Fetch-Site": "same-origin"}
@@ -189,13 +190,6 @@ def client(nginx: Nginx) -> Iterator[httpx.Client]:
 def admin(nginx: Nginx) -> Iterator[httpx.Client]:
     with nginx.client(admin=True) as made:
         yield made
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "still waiting"
-        time.sleep(0.02)  # between two looks, not instead of one
 
 
 def code_of(answer: httpx.Response) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +46,7 @@ from pipeline.params import load
 from pipeline.workspace import create_home
 from tests.support.kills import kill_at_tag
 from tests.support.mlflow_server import MlflowServer
+from tests.support.waiting import wait_until
 
 MODEL = "doodles"
 PARAMS: dict[str, Any] = {
@@ -111,15 +111,8 @@ def ask(force: bool = False) -> int:
     return runs.request_run(MODEL, requested_by="test", force=force)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, runs.list_runs()
-        time.sleep(0.02)  # between two looks, not instead of one
-
-
 def finish(run_id: int) -> dict[str, Any]:
-    wait_until(lambda: runs.show_run(run_id)["status"] not in ("queued", "running"))
+    wait_until(lambda: runs.show_run(run_id)["status"] not in ("queued", "running"), what=runs.list_runs)
     return runs.show_run(run_id)
 
 

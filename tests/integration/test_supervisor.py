@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from pipeline.supervisor import (
     single_instance,
 )
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 
 SECONDS = 30.0
 WAIT = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -46,13 +46,6 @@ time.sleep(600)
 
 def child_of(argv: list[str], log: Path) -> Child:
     return Child(Service("worker", argv, 1, "EMEND_WORKER_PORT", "http://127.0.0.1:1/"), log)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # between two looks, not instead of one
 
 
 def gone(pid: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.tracking import NOTE, TrackedRun, Tracking
 from tests.support.mlflow_server import MlflowServer
+from tests.support.waiting import wait_until
 
 SECONDS = 60.0
 EPOCHS = list(range(1, 6))
@@ -56,13 +57,6 @@ def train(run: TrackedRun, *epochs: int) -> None:
         figures = {"epoch": epoch, "epochs": 5, "train_loss": 1 / epoch, "cpu_utilisation": 0.5, "at": at}
         with (run.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # between two looks
 
 
 def the_run(mlflow: MlflowServer, model: str) -> tuple[str, str]:

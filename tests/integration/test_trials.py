@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.support import tiny_model
 from tests.support.gateway import ROOT, GatewayProcess, add_model, environment
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ModelServer
+from tests.support.waiting import wait_until
 
 GOOD, BETTER, MOODY, NOT_A_NUMBER, SLOW = 1, 2, 3, 4, 5
 KINDS = ["good:1", "good:2", "moody:1", "nan:4", "slow:1"]
@@ -102,13 +103,6 @@ def deployed(
             )
             with GatewayProcess(tmp_path / "gateway", env) as gateway, gateway.client() as client:
                 yield Deployment(client, registry, (first, second), database_url)
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 15) -> None:
-    until = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_a_shadow_is_asked_and_compared_and_nobody_sees_it(deployed: Deployment) -> None:

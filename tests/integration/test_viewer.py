@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from core.settings import settings
 from pipeline import runs
 from pipeline.stages import STAGES
 from tests.support.processes import free_port, stop_group, wait_for_http
+from tests.support.waiting import wait_until
 from viewer import logs
 from viewer.app import create_app
 
@@ -50,13 +51,6 @@ def address(emend_environment: dict[str, str]) -> Iterator[str]:
     yield address
     server.should_exit = True
     thread.join()
-
-
-def wait_until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not met():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.01)  # between two looks, not instead of one
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from serving.protocol import RAW
 from serving.versions import LoadedVersion, Versions, load
 from tests.support.http_server import http_client
 from tests.support.tiny_model import answer, graph, images, write_version
+from tests.support.waiting import wait_until
 
 BODY = images().tobytes()
 AS_THE_GATEWAY = {"Content-Type": RAW, "Accept": RAW, "X-Request-Id": "first,second"}
@@ -142,6 +143,7 @@ def test_it_answers_as_the_application_does(
     with capture_logs() as lines:
         direct = asked(client, path, BODY)
         other = asked(client, path, BODY, TE="trailers")
+        wait_until(lambda: sum(line["event"] == "scored" for line in lines) == 2)
     assert direct.status == other.status == 200
     assert direct.content == other.content == answer(graph(1), images()).astype("<f4").tobytes()
     for name in ("content-type", "content-length", "emend-model", "emend-version"):
@@ -160,6 +162,7 @@ def test_a_line_in_the_log_has_the_requests_id(client: httpx.Client, monkeypatch
     )
     for request_id in ("first,second", "with spaces", "third"):
         asked(client, "/invocations", BODY, **{"X-Request-Id": request_id})
+    wait_until(lambda: len(bound) == 3)  # told when the answer is on its way
     assert bound == ["first,second", None, "third"]
 
 
@@ -207,10 +210,7 @@ def test_a_slow_version_answers_in_a_thread_and_takes_a_place(
     server.versions.swap(slow)
     with ThreadPoolExecutor() as pool:
         answers = [pool.submit(asked, client, "/invocations", BODY) for _ in range(2)]
-        deadline = time.monotonic() + 5
-        while server.live.in_progress < 2:
-            assert time.monotonic() < deadline, "none of them took a place"
-            time.sleep(0.005)
+        wait_until(lambda: server.live.in_progress == 2)
         assert client.get("/ping").status_code == 200
         assert not any(each.done() for each in answers)
         assert {each.result().status for each in answers} == {200}
