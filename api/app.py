@@ -74,7 +74,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(state.trials.stop)
         await anyio.to_thread.run_sync(state.history.stop)
         await anyio.to_thread.run_sync(state.catalogue.stop)
-        await model_servers.close()
+        model_servers.close()
 
 
 @health.get("/", include_in_schema=False)

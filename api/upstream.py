@@ -16,15 +16,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
 from api import metrics
 from api.errors import BadAnswer
+from api.http_client import BrokenOff, HttpClient, Response, Unreachable
 from core import telemetry
 from core.errors import Conflict, EmendError, NotFound, Unavailable
 
@@ -52,29 +51,18 @@ class Answers:
     version: int | None
 
 
-@dataclass(frozen=True)
-class _Response:
-    status: int
-    content_type: str
-    version: int | None
-    body: bytes
-
-
 class ModelServers:
     """Belongs to one event loop. Raises Unavailable when no server answers, BadAnswer when all talk nonsense."""
 
     def __init__(self, urls: Sequence[str], default_model: str) -> None:
         self._default_model = default_model
-        self._http: aiohttp.ClientSession | None = None
-        self.servers = [ModelServer(url, self._session) for url in urls]
+        self.servers = [ModelServer(url) for url in urls]
         self._turn = 0
         self._slowest: dict[tuple[str, int | None], float] = {}  # seconds of late; forgotten answer by answer
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for server in self.servers:
-            server.stop_watching()
-        if self._http is not None:
-            await self._http.close()
+            server.close()
 
     async def ready(self) -> None:
         """Raises Unavailable unless a server says that it can answer."""
@@ -151,26 +139,16 @@ class ModelServers:
             return f"{named}/versions/{version}/invocations"
         return "/invocations" if model == self._default_model else f"{named}/invocations"
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit_per_host=32, keepalive_timeout=60),
-                auto_decompress=False,
-                trust_env=False,  # a proxy of the environment has no business between two of our processes
-                skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            )
-        return self._http
-
 
 class ModelServer:
     """One of them."""
 
-    def __init__(self, url: str, session: Any) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.paused = False  # the others are asked first
         self._pause_seconds = 0.0
         self._watching: asyncio.Task[None] | None = None
-        self._session = session
+        self._http = HttpClient(self.url, CONNECT_SECONDS)
         self._takes_raw = True
 
     def pause(self) -> None:
@@ -183,9 +161,10 @@ class ModelServer:
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
 
-    def stop_watching(self) -> None:
+    def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        self._http.close()
 
     async def _watch(self) -> None:
         telemetry.bind(request_id=None)  # in this task only: that of who found it out
@@ -239,15 +218,15 @@ class ModelServer:
         if version is not None:
             self._check_version_status(response, model, version)
         self._check_status(response, model)
-        answers = Answers(_parsed(response, len(pixels)), response.version)
-        if response.version is not None:  # it is ours
+        answers = Answers(_parsed(response, len(pixels)), _stated_version(response))
+        if answers.version is not None:  # it is ours
             self._takes_raw = True
         self.paused, self._pause_seconds = False, 0.0
         return answers
 
     async def _invoke(
         self, path: str, pixels: NDArray[np.uint8], seconds: float, headers: dict[str, str], *, raw: bool
-    ) -> _Response:
+    ) -> Response:
         if raw:
             body = np.ascontiguousarray(pixels).tobytes()
             headers = {**headers, "Content-Type": RAW, "Accept": RAW}
@@ -261,41 +240,24 @@ class ModelServer:
         method: str,
         path: str,
         seconds: float,
-        body: bytes | None = None,
+        content: bytes = b"",
         headers: dict[str, str] | None = None,
-    ) -> _Response:
+    ) -> Response:
         request_id = telemetry.request_id()
         if request_id is not None:
             headers = {**(headers or {}), "X-Request-Id": request_id}
-        session: aiohttp.ClientSession = self._session()
         try:
-            async with session.request(
-                method,
-                self.url + path,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
-            ) as response:
-                stated = response.headers.get("Emend-Version", "")
-                return _Response(
-                    response.status,
-                    response.content_type,
-                    int(stated) if _NUMBER.fullmatch(stated) else None,
-                    await response.read(),
-                )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            return await self._http.request(method, path, seconds=seconds, content=content, headers=headers)
+        except Unreachable as exc:
             raise _Lost(f"the model server at {self.url} does not answer; try again in a moment") from exc
         except TimeoutError as exc:
             raise _TooSlow(
                 f"the model server at {self.url} took more than {seconds:g} s; try again in a moment"
             ) from exc
-        except (
-            aiohttp.ClientError
-        ) as exc:  # a kept connection that the server closed, or one that died half way
+        except BrokenOff as exc:  # a kept connection that the server closed, or one that died half way
             raise _BrokeOff(f"the model server at {self.url} broke off; try again in a moment") from exc
 
-    def _check_status(self, response: _Response, model: str) -> None:
+    def _check_status(self, response: Response, model: str) -> None:
         status = response.status
         if status == 200:
             return
@@ -312,7 +274,7 @@ class ModelServer:
         log.error("model server failed", model=model, status=status, body=_shown(response))
         raise _Failed(f"the model server failed on an image of '{model}' (HTTP {status}); its log says why")
 
-    def _check_version_status(self, response: _Response, model: str, version: int) -> None:
+    def _check_version_status(self, response: Response, model: str, version: int) -> None:
         """Raises NotFound or Conflict for what only a request for a version is answered."""
         if response.status == 409:
             raise Conflict(_told(response), field="version")
@@ -347,30 +309,39 @@ class _Failed(BadAnswer):
     """It answered, with an error of its own or with nonsense."""
 
 
+def _content_type(response: Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _stated_version(response: Response) -> int | None:
+    stated = response.headers.get("emend-version", "")
+    return int(stated) if _NUMBER.fullmatch(stated) else None
+
+
 def _inputs(pixels: NDArray[np.uint8]) -> bytes:
     return json.dumps({"inputs": pixels.tolist()}).encode()
 
 
-def _shown(response: _Response) -> str:
-    return response.body[:300].decode(errors="replace")
+def _shown(response: Response) -> str:
+    return response.content[:300].decode(errors="replace")
 
 
-def _told(response: _Response, key: str = "message") -> str:
+def _told(response: Response, key: str = "message") -> str:
     """A field of our server's refusal; empty when it has none."""
     try:
-        body = json.loads(response.body)
+        body = json.loads(response.content)
     except (ValueError, RecursionError):
         return ""
     return str(body.get(key, "")) if isinstance(body, dict) else ""
 
 
-def _parsed(response: _Response, count: int) -> NDArray[np.float64]:
+def _parsed(response: Response, count: int) -> NDArray[np.float64]:
     """Raw float32, `{"predictions": {"probabilities": [[…]]}}`, or the bare rows that other servers give."""
     try:
-        if response.content_type == RAW:
-            answers = np.frombuffer(response.body, "<f4").reshape(count, -1).astype(np.float64)
+        if _content_type(response) == RAW:
+            answers = np.frombuffer(response.content, "<f4").reshape(count, -1).astype(np.float64)
         else:
-            predictions = json.loads(response.body)["predictions"]
+            predictions = json.loads(response.content)["predictions"]
             rows = predictions[OUTPUT] if isinstance(predictions, dict) else predictions
             answers = np.array(rows, dtype=np.float64)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:

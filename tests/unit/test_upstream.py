@@ -132,7 +132,7 @@ def played(scene: Scene, *servers: Callable[[], Server]) -> None:
         async with AsyncExitStack() as stack:
             up = [await stack.enter_async_context(make()) for make in servers]
             client = ModelServers([each.url for each in up], "doodles")
-            stack.push_async_callback(client.close)
+            stack.callback(client.close)
             await asyncio.wait_for(scene(client, up), timeout=20)
 
     asyncio.run(play())
