@@ -33,6 +33,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core import telemetry
+from core.settings import settings
 from serving import metrics, on_demand
 from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
 from serving.follower import Follower
@@ -211,10 +212,16 @@ def count_images(loaded: LoadedVersion, counted_as: str, images: int, seconds: f
 
 
 def tell(route: str, model: str, version: str, counted_as: str, status: int, seconds: float) -> None:
-    """A request was answered: counts it, and has a line in the log for it."""
+    """A request is at its end: counts it, and has a line in the log for it when that is wanted."""
     metrics.SCORED.labels(model, counted_as, str(status)).inc()
     telemetry.count_request("serving", "POST", route, status, seconds)
-    log.info("scored", model=model, version=version, status=status, milliseconds=round(seconds * 1000, 1))
+    if has_line(status):
+        log.info("scored", model=model, version=version, status=status, milliseconds=round(seconds * 1000, 1))
+
+
+def has_line(status: int) -> bool:
+    """So many are answered, and a line takes longer than all else about an answer but the network itself."""
+    return status != 200 or settings().log_level == "debug"
 
 
 async def _read(request: Request) -> bytes:

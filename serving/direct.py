@@ -21,7 +21,17 @@ from typing import Any
 import structlog
 
 from core import plain_http, telemetry
-from serving.app import SANE_REQUEST_IDS, ModelServer, answered, count_images, failed, refused, score, tell
+from serving.app import (
+    SANE_REQUEST_IDS,
+    ModelServer,
+    answered,
+    count_images,
+    failed,
+    has_line,
+    refused,
+    score,
+    tell,
+)
 from serving.errors import ServingError
 from serving.protocol import RAW
 from serving.versions import LoadedVersion
@@ -107,7 +117,7 @@ class _Asked:
             count_images(self._loaded, version, images, seconds)
         path = self._plain.line.split()[1].decode()
         route = path if path == "/invocations" else "/models/{name}/invocations"
-        with self._named():
+        with self._named() if has_line(status) else nullcontext():
             tell(route, self._loaded.name, version, version, status, seconds)
 
     def _named(self) -> AbstractContextManager[None]:

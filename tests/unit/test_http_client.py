@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from api import http_client
 from api.http_client import BrokenOff, HttpClient, Response, Unreachable
 from tests.support.processes import free_port
+from tests.support.tls import tls_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nEmend-Version: 7\r\n\r\nok"
 
@@ -234,6 +238,18 @@ def _full() -> Iterator[int]:
         finally:
             for each in waiting:
                 each.close()
+
+
+def test_over_tls_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk() -> int:
+        return (await HttpClient(f"https://localhost:{port}").request("GET", "/", seconds=5)).status
+
+    with tls_server(tmp_path, ends=datetime.now(UTC) + timedelta(days=1)) as port:
+        with pytest.raises(Unreachable) as failed:
+            asyncio.run(talk())
+        assert isinstance(failed.value.__cause__, ssl.SSLCertVerificationError)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+        assert asyncio.run(talk()) == 200
 
 
 def test_no_header_can_begin_another() -> None:
