@@ -31,6 +31,7 @@ from core.settings import settings
 
 MOST_BYTES = 65_536
 CLIENT_GONE = 499  # as nginx counts it: nobody waits for the answer any more
+_Route = tuple[LeanRoute, Any]  # and its body's shape
 
 
 class Direct:
@@ -40,7 +41,7 @@ class Direct:
         self._app = app
         self._service = service
         self._default_model = default_model
-        self._routes = {
+        self._routes: dict[bytes, _Route] = {
             f"{method} {route.path} HTTP/1.1".encode(): (route, route.shape)
             for route in lean.routes
             if isinstance(route, LeanRoute)
@@ -51,7 +52,7 @@ class Direct:
         self._starting = 0  # for the live version; admitted in the loop's next turn
 
     def __call__(self, data: bytes) -> bytes | Coroutine[Any, Any, bytes] | int | None:
-        plain = plain_http.read(data, self._routes.__contains__, self._most_bytes)
+        plain = plain_http.read(data, self._routes.get, self._most_bytes)
         if plain is None:
             return None
         if plain.missing_bytes:
@@ -68,17 +69,17 @@ class Direct:
         places = batcher.places(self._default_model)
         return places.in_use + self._starting + 1 > places.most
 
-    def _refuse(self, plain: plain_http.Request) -> bytes:
+    def _refuse(self, plain: plain_http.Request[_Route]) -> bytes:
         """No line in the log: there would be thousands."""
-        route, _ = self._routes[plain.line]
+        route, _ = plain.route
         metrics.REFUSED.labels(self._default_model).inc()
         telemetry.count_request(self._service, "POST", route.path, TooBusy.status, None)
         return _written(self._refused, web.request_id_of(plain.headers))
 
-    async def _answer(self, plain: plain_http.Request, *, is_for_live: bool) -> bytes:
+    async def _answer(self, plain: plain_http.Request[_Route], *, is_for_live: bool) -> bytes:
         self._starting -= is_for_live
         started = time.perf_counter()
-        route, shape = self._routes[plain.line]
+        route, _ = plain.route
         request_id = web.begin_request(plain.headers)
         scope = {
             "type": "http",
@@ -92,15 +93,19 @@ class Direct:
         }
         status = CLIENT_GONE
         try:
-            response = await self._response(Request(scope), route, shape, plain, request_id)
+            response = await self._response(Request(scope), plain, request_id)
             status = response.status_code
         finally:
             web.end_request(self._service, scope, status, time.perf_counter() - started)
         return _written(response, request_id)
 
     async def _response(
-        self, request: Request, route: LeanRoute, shape: Any, plain: plain_http.Request, request_id: str
+        self,
+        request: Request,
+        plain: plain_http.Request[_Route],
+        request_id: str,
     ) -> Response:
+        route, shape = plain.route
         try:
             if (refused := web.other_sites("POST", plain.headers)) is not None:
                 return web.answer_of(refused)

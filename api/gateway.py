@@ -22,6 +22,7 @@ from api.trials import Trials
 from api.upstream import ModelServers
 from core.errors import InvalidInput
 from core.settings import settings
+from core.threads import outlasted
 
 # Of base64. Decoding takes 7 ms for a million, in which no other thread runs: more is decoded in parts, in a thread.
 CHARACTERS_AT_ONCE = 262_144
@@ -54,14 +55,10 @@ def gateway(request: Request) -> Gateway:
 
 
 async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
-    """As anyio's own, but whoever is cancelled ends no sooner than the thread: its place and its memory are taken."""
+    """As anyio's own, but whoever is cancelled ends no sooner than the thread."""
     async with limiter or anyio.to_thread.current_default_thread_limiter():
-        working = asyncio.ensure_future(anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1)))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            await asyncio.gather(working, return_exceptions=True)
-            raise
+        working = anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))
+        return await outlasted(asyncio.ensure_future(working))
 
 
 def decode_base64(text: str, field: str) -> bytes:

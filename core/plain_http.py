@@ -1,7 +1,7 @@
 """Requests in their plainest form, read as they came: what a service takes past its framework (core/http_server.py).
 
-    wanted = {b"POST /invocations HTTP/1.1"}.__contains__
-    request = plain_http.read(data, wanted, most_bytes=65_536)
+    routes = {b"POST /invocations HTTP/1.1": answer}
+    request = plain_http.read(data, routes.get, most_bytes=65_536)
     answer = plain_http.written(200, [(b"content-type", b"text/plain")], b"done")
 
 Plain is a head with nothing that changes how it is read, and a body of known length; whatever is in doubt is for who
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Generic, TypeVar
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -27,26 +28,32 @@ _READ_OTHERWISE = frozenset(
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 
 Headers = dict[bytes, bytes]
+Route = TypeVar("Route")
 
 
 @dataclass(slots=True)
-class Request:
-    """line: method, path and version. headers: by name, in lower case. missing_bytes: of the content, still to come."""
+class Request(Generic[Route]):
+    """route: where the first line leads. line: method, path and version. headers: by name, in lower case.
 
+    missing_bytes: of the content, still to come.
+    """
+
+    route: Route
     line: bytes
     headers: Headers
     content: bytes
     missing_bytes: int
 
 
-def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> Request | None:
-    """The request, if it is plain and its first line wanted. most_bytes: of head and body together."""
+def read(data: bytes, route_of: Callable[[bytes], Route | None], most_bytes: int) -> Request[Route] | None:
+    """The request, if it is plain and its first line leads somewhere. most_bytes: of head and body together."""
     end = data.find(b"\r\n\r\n")
     if end < 0 or len(data) > most_bytes:
         return None
     line, *rest = data[:end].split(b"\r\n")
-    headers = _headers(rest) if is_wanted(line) else None
-    if headers is None:
+    route = route_of(line)
+    headers = None if route is None else _headers(rest)
+    if route is None or headers is None:
         return None
     length = headers.get(b"content-length", b"")
     if not length.isdigit() or len(length) > 6:
@@ -54,7 +61,7 @@ def read(data: bytes, is_wanted: Callable[[bytes], object], most_bytes: int) -> 
     missing_bytes = end + 4 + int(length) - len(data)
     if not 0 <= missing_bytes <= most_bytes - len(data):  # less than 0: another request behind it
         return None
-    return Request(line, headers, data[end + 4 :], missing_bytes)
+    return Request(route, line, headers, data[end + 4 :], missing_bytes)
 
 
 def written(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from core import plain_http, telemetry
+from core.threads import outlasted
 from serving.app import (
     SANE_REQUEST_IDS,
     ModelServer,
@@ -57,7 +58,9 @@ class Direct:
         headers = plain.headers
         if headers.get(b"content-type") != _RAW or headers.get(b"accept") != _RAW:
             return None
-        loaded = self._loaded(plain.line)
+        versions = self._server.versions
+        name = plain.route[1]
+        loaded = versions.peek(name.decode() if name else versions.default_model)
         if loaded is None or self._server.live.is_full:
             return None
         images = len(plain.content) / math.prod(loaded.shape)
@@ -67,20 +70,10 @@ class Direct:
         self._server.live.in_progress += 1  # now: as many may come in this turn of the loop
         return self._in_a_thread(asked)
 
-    def _loaded(self, line: bytes) -> LoadedVersion | None:
-        found = _LINE.fullmatch(line)
-        assert found is not None
-        versions = self._server.versions
-        return versions.peek(found[1].decode() if found[1] else versions.default_model)
-
     async def _in_a_thread(self, asked: _Asked) -> bytes:
         lane = self._server.live
-        answering = asyncio.get_running_loop().run_in_executor(lane.threads, asked.answer)
         try:
-            return await asyncio.shield(answering)
-        except asyncio.CancelledError:  # the client is gone; the thread and what it holds are not
-            await asyncio.gather(answering, return_exceptions=True)
-            raise
+            return await outlasted(asyncio.get_running_loop().run_in_executor(lane.threads, asked.answer))
         finally:
             lane.in_progress -= 1
 
@@ -88,7 +81,7 @@ class Direct:
 class _Asked:
     """One request, and the version that answers it."""
 
-    def __init__(self, loaded: LoadedVersion, plain: plain_http.Request) -> None:
+    def __init__(self, loaded: LoadedVersion, plain: plain_http.Request[re.Match[bytes]]) -> None:
         self._loaded = loaded
         self._plain = plain
         self._loop = asyncio.get_running_loop()
