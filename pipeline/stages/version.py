@@ -79,35 +79,47 @@ def _add_shard(stage: StageRun, number: int) -> None:
 
 
 def _bring_base(stage: StageRun) -> None:
-    """base/ holds the champion's model files and which dataset version it was trained on, or only a version.json that
-    says there is none."""
+    """base/ holds the champion's model files, whose they are and which dataset version it was trained on, or only a
+    version.json that says there is no champion."""
     champion: int | None = stage.manifest["champion_version"]
-    base = stage.home / "base"
-    if base.exists() and _is_whole(read_json(base / "version.json"), champion):
+    if champion is None:
+        _replace_base(stage, {"version": None}, None)
         return
-    fresh, downloaded = stage.folder / "base", stage.folder / "champion"
-    for left in (fresh, downloaded):
+    downloaded = stage.folder / "champion"
+    with Registry(settings().mlflow_tracking_uri) as registry:
+        found = patiently(lambda: registry.version(stage.manifest["model"], champion), print)
+        # Numbers start again when a registry is made anew or restored to an earlier day, sources do not.
+        about = {"version": champion, "source": found.source}
+        if _about_base(stage.home).items() >= about.items():
+            return
+        shutil.rmtree(downloaded, ignore_errors=True)
+        patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
+    _replace_base(stage, about | {"dataset_version": _trained_on(stage.home, found)}, downloaded)
+
+
+def _about_base(home: Path) -> dict[str, Any]:
+    path = home / "base" / "version.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _replace_base(stage: StageRun, about: dict[str, Any], downloaded: Path | None) -> None:
+    """downloaded: the files of the version that it is about, if there is one."""
+    base = stage.home / "base"
+    if _about_base(stage.home) == about:
+        return
+    fresh, old = stage.folder / "base", stage.folder / "base.old"
+    for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
-    about = {"version": champion}
-    if champion is not None:
-        with Registry(settings().mlflow_tracking_uri) as registry:
-            found = patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
+    if downloaded is not None:
         _keep_model_files(downloaded, fresh)
         shutil.rmtree(downloaded)
-        about["dataset_version"] = _trained_on(stage.home, found)
     write_json(fresh / "version.json", about)
-    old = stage.folder / "base.old"
-    shutil.rmtree(old, ignore_errors=True)
     if base.exists():  # else an attempt was killed between the two renames
         base.replace(old)
     fresh.replace(base)
     shutil.rmtree(old, ignore_errors=True)
-    print(f"base is the champion, version {champion}" if champion else "there is no champion yet")
-
-
-def _is_whole(about: dict[str, Any], champion: int | None) -> bool:
-    """An older Emend's does not say the dataset version."""
-    return about["version"] == champion and (champion is None or "dataset_version" in about)
+    told = f"base is the champion, version {about['version']}" if downloaded else "there is no champion yet"
+    print(told)
 
 
 def _trained_on(home: Path, champion: Version) -> int | None:

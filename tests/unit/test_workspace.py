@@ -206,10 +206,12 @@ def test_a_run_names_the_file_of_weights_that_its_parameters_name(home: Path) ->
 
 
 class Versions:
-    """A registry's: the tags of each; its files are empty."""
+    """A registry's: the tags of each; its files are empty but for the graph, which is the version's source."""
 
-    def __init__(self, tags: dict[int, dict[str, str]]) -> None:
+    def __init__(self, tags: dict[int, dict[str, str]], run: str = "m") -> None:
         self.tags = tags
+        self.run = run
+        self.downloads = 0
 
     def __call__(self, tracking_uri: str) -> Versions:
         return self
@@ -219,12 +221,16 @@ class Versions:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def download(self, name: str, version: int, directory: Path) -> Version:
+    def version(self, name: str, version: int) -> Version:
+        source = f"models:/{self.run}-{version}"
+        return Version(name, version, source, "", self.tags[version], (), datetime.now(UTC))
+
+    def download(self, name: str, version: int, directory: Path) -> None:
+        self.downloads += 1
         (directory / "extra_files").mkdir(parents=True)
-        (directory / "model.onnx").touch()
+        (directory / "model.onnx").write_text(self.version(name, version).source)
         for file in ("weights.safetensors", "categories.json", "input.json"):
             (directory / "extra_files" / file).touch()
-        return Version(name, version, "", "", self.tags[version], (), datetime.now(UTC))
 
 
 def tags_of(home: Path, dataset_version: int) -> dict[str, str]:
@@ -245,7 +251,9 @@ def bring_base(home: Path, run: int, champion: int) -> Any:
     (folder / "params.yaml").write_bytes((home / "params.yaml").read_bytes())
     (folder / "categories.json").write_bytes((home / "dataset" / "categories.json").read_bytes())
     version(StageRun(home, run))
-    return json.loads((home / "base" / "version.json").read_text())
+    about = json.loads((home / "base" / "version.json").read_text())
+    assert (home / "base" / "model.onnx").read_text() == about.pop("source")
+    return about
 
 
 @pytest.fixture
@@ -265,8 +273,20 @@ def test_base_says_which_dataset_the_champion_was_trained_on_also_after_a_rollba
     monkeypatch.setattr("pipeline.stages.version.Registry", registry)
     assert bring_base(home, 7, champion=4) == {"version": 4, "dataset_version": 2}
     assert bring_base(home, 8, champion=3) == {"version": 3, "dataset_version": 1}
-    registry.tags.clear()  # and nobody is asked again
     assert bring_base(home, 9, champion=3) == {"version": 3, "dataset_version": 1}
+    assert registry.downloads == 2  # not again
+
+
+def test_base_of_a_registry_that_was_made_anew_is_brought_again_though_its_number_is_the_same(
+    two_datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = two_datasets
+    monkeypatch.setattr("pipeline.stages.version.Registry", Versions({3: tags_of(home, 1)}))
+    assert bring_base(home, 7, champion=3) == {"version": 3, "dataset_version": 1}
+    anew = Versions({3: tags_of(home, 2)}, run="another")
+    monkeypatch.setattr("pipeline.stages.version.Registry", anew)
+    assert bring_base(home, 8, champion=3) == {"version": 3, "dataset_version": 2}
+    assert (home / "base" / "model.onnx").read_text() == "models:/another-3"
 
 
 def test_base_of_an_older_emend_is_brought_again_and_dvc_sees_the_change(
