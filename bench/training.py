@@ -76,6 +76,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -89,6 +90,7 @@ from bench.baseline import accuracy as baseline_accuracy
 from bench.baseline import train_baseline
 from core.images import name_of, split_of
 from pipeline.params import parse
+from pipeline.training import classifier, gradients
 from pipeline.training.classifier import Classifier, best_device
 from pipeline.training.config import TrainingConfig
 from pipeline.training.networks import ImageNetwork, Network
@@ -137,7 +139,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         help="beside the training of bench/airbench.py, of 9.9 epochs unless told",
     )
     parser.add_argument(
-        "--without", action="store_true", help="beside trainings that each lack one technique"
+        "--without",
+        nargs="*",
+        choices=[*WITHOUT, *WITHOUT_STEP],
+        help="beside trainings that each lack one technique: these, or all",
     )
     parser.add_argument("--threads", type=int, help="other than the preset's")
     parser.add_argument("--widths", type=int, nargs="*", help="other than the preset's")
@@ -158,16 +163,14 @@ def chosen_recipes(given: argparse.Namespace, outputs: int) -> dict[str, Recipe]
     for epochs in given.epochs or [config.epochs]:
         ours = config.model_copy(update={"epochs": epochs})
         recipes[f"{epochs} epochs"] = partial(measure, outputs=outputs, config=ours)
-    if given.without:
-        for name, change in WITHOUT.items():
-            lacking = ours.model_copy(update=change)  # of the last that is compared
-            recipes[f"{ours.epochs} epochs without {name}"] = partial(
-                measure, outputs=outputs, config=lacking
-            )
-        for name, trainer in WITHOUT_STEP.items():
-            recipes[f"{ours.epochs} epochs without {name}"] = partial(
-                measure, outputs=outputs, config=ours, trainer=trainer
-            )
+    # Of the last of ours that is compared.
+    lacking = {name: (ours.model_copy(update=change), Classifier) for name, change in WITHOUT.items()}
+    lacking |= {name: (ours, trainer) for name, trainer in WITHOUT_STEP.items()}
+    for name in lacking if given.without == [] else given.without or ():
+        changed, trainer = lacking[name]
+        recipes[f"{ours.epochs} epochs without {name}"] = partial(
+            measure, outputs=outputs, config=changed, trainer=trainer
+        )
     return recipes
 
 
@@ -211,7 +214,34 @@ class RandomStem(Classifier):
         return network
 
 
-WITHOUT_STEP: dict[str, type[Classifier]] = {"Muon": AdamWAlone, "whitening": RandomStem}
+class PlainLayout(Classifier):
+    """Images and filters channel by channel."""
+
+    def fit(self, *given: Any, **more: Any) -> Any:
+        with (
+            patch.object(gradients, "channels_last", torch.Tensor.contiguous),
+            patch.object(classifier, "channels_last", torch.Tensor.contiguous),
+        ):
+            return super().fit(*given, **more)
+
+    def _new_gradients(self) -> gradients.Gradients:
+        self.network.to(memory_format=torch.contiguous_format)
+        return super()._new_gradients()
+
+
+class Float32(Classifier):
+    def _new_gradients(self) -> gradients.Gradients:
+        return gradients.Gradients(
+            self.network, self._device, self._threads, self.config.label_smoothing, torch.float32
+        )
+
+
+WITHOUT_STEP: dict[str, type[Classifier]] = {
+    "Muon": AdamWAlone,
+    "whitening": RandomStem,
+    "channels-last": PlainLayout,
+    "bfloat16": Float32,  # the same as with it where the processor has none
+}
 
 
 @dataclass(frozen=True)

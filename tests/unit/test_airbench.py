@@ -148,5 +148,8 @@ def test_what_is_compared_is_what_was_asked_for() -> None:
         *("baseline", "airbench, 9.9 epochs", "2 epochs", "4 epochs"),
         *(f"4 epochs without {name}" for name in (*WITHOUT, *WITHOUT_STEP)),
     ]
+    given = arguments(["drawings", "--without", "Muon", "mirror images"])
+    names = ["5 epochs", "5 epochs without Muon", "5 epochs without mirror images"]
+    assert list(chosen_recipes(given, 10)) == names
     config = chosen_config(arguments(["drawings", "--threads", "1", "--widths", "8", "16"]))
     assert (config.threads, config.widths, config.augmentation) == (1, (8, 16), "drawing")
