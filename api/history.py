@@ -55,11 +55,16 @@ class Recorded:
     pixels: Pixels
     filename: str | None
     actor: str | None
+    given_png: bytes | None = None  # the pixels as a file, if that is what came
 
     @property
     def size_bytes(self) -> int:
         """Of what grows, roughly."""
-        return self.pixels.nbytes + CATEGORY_BYTES * len(self.probabilities)
+        return self.pixels.nbytes + len(self.given_png or b"") + CATEGORY_BYTES * len(self.probabilities)
+
+    @property
+    def png(self) -> bytes:
+        return self.given_png or encode_png(self.pixels)
 
 
 class History:
@@ -272,7 +277,7 @@ def _columns(batch: Sequence[Recorded]) -> dict[str, list[Any]]:
         "confidence": [each.confidence for each in batch],
         "probabilities": [orjson.dumps(each.probabilities).decode() for each in batch],
         "image_sha256": [each.image_sha256 for each in batch],
-        "pixels": [Binary(encode_png(each.pixels)) for each in batch],
+        "pixels": [Binary(each.png) for each in batch],
         "filename": [each.filename for each in batch],
         "actor": [each.actor for each in batch],
     }

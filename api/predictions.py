@@ -31,7 +31,7 @@ from api.schemas import (
 )
 from core.database import Prediction
 from core.errors import InvalidImage, InvalidInput, NotFound, TooLarge
-from core.images import Decoded, InputSpec, decode_at_once, encode_png, from_bytes, from_file
+from core.images import Decoded, InputSpec, decode_at_once, from_bytes, from_file
 
 router = APIRouter(tags=["predictions"])
 lean = APIRouter(tags=["predictions"], route_class=LeanRoute)
@@ -145,7 +145,7 @@ def predictions(
 def prediction_image(prediction_id: UUID, the: The) -> Response:
     buffered = the.history.buffered(prediction_id)
     if buffered is not None:
-        return png(encode_png(buffered.pixels))
+        return png(buffered.png)
     found = history.find(prediction_id, Prediction.pixels)
     if found is None:
         raise NotFound(f"there is no prediction {prediction_id}, or it is older than the history goes back")
@@ -211,6 +211,7 @@ async def _predict(
             id=history.new_id(),
             image_sha256=image.sha256,
             pixels=image.pixels,
+            given_png=image.png,
             filename=filename,
             actor=actor,
             **prediction,

@@ -41,6 +41,7 @@ MOST_BYTES_AT_ONCE = 200_000  # of pixels: 64 raw photos of 32x32
 MOST_FILES_AT_ONCE = 4  # 0.15 ms each
 MOST_FILE_BYTES_AT_ONCE = 16_384
 MOST_CHUNKS_AT_ONCE = 16
+MOST_OVERHEAD_BYTES = 256  # of a PNG over its pixels: of noise it is larger than they are
 # Texts and colour profiles are not among them: a kilobyte of those unpacks to a megabyte.
 PLAIN_CHUNKS = frozenset(
     (
@@ -85,11 +86,15 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Decoded:
-    """pixels: as the model sees it. original: the decoded upload (at most 1024 px), None when it is the same."""
+    """pixels: as the model sees it. original: the decoded upload (at most 1024 px), None when it is the same.
+
+    png: the pixels as the file that came, when it holds nothing else.
+    """
 
     pixels: Pixels
     original: Image.Image | None
     sha256: str
+    png: bytes | None = None
 
 
 def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
@@ -100,7 +105,7 @@ def from_bytes(data: bytes, spec: InputSpec) -> Decoded:
     if len(data) == spec.size_bytes and not looks_encoded(data):
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
         return Decoded(pixels, None, name_of(pixels))
-    return _decoded(open_image(data, spec), spec)
+    return _decoded(data, open_image(data, spec), spec)
 
 
 def decode_at_once(data: Sequence[bytes], spec: InputSpec) -> bool:
@@ -123,25 +128,41 @@ def _is_small_and_plain(data: bytes, spec: InputSpec) -> bool:
     size = struct.pack(">II", spec.width, spec.height)
     if data[:4] != b"\x89PNG" or data[16:24] != size or len(data) > 2 * spec.size_bytes + 1024:
         return False
+    kinds, end = _chunks(data)
+    return PLAIN_CHUNKS.issuperset(kinds) and end >= len(data)
+
+
+def _chunks(data: bytes) -> tuple[list[bytes], int]:
+    """The kinds of a PNG's first chunks, and where they end: at or past the data's end when these are all."""
+    kinds: list[bytes] = []
     place = 8
-    for _ in range(MOST_CHUNKS_AT_ONCE):
-        if data[place + 4 : place + 8] not in PLAIN_CHUNKS:
-            return False
+    while place < len(data) and len(kinds) < MOST_CHUNKS_AT_ONCE:
+        kinds.append(data[place + 4 : place + 8])
         place += 12 + int.from_bytes(data[place : place + 4])
-        if place >= len(data):
-            return True
-    return False
+    return kinds, place
 
 
 def from_file(data: bytes, spec: InputSpec) -> Decoded:
     """A PNG, JPEG or WebP file. Raises InvalidImage."""
-    return _decoded(open_image(data), spec)
+    return _decoded(data, open_image(data), spec)
 
 
-def _decoded(original: Image.Image, spec: InputSpec) -> Decoded:
+def _decoded(data: bytes, original: Image.Image, spec: InputSpec) -> Decoded:
     pixels = fit(original, spec)
     same = original.size == (spec.width, spec.height) and np.array_equal(np.asarray(original), pixels)
-    return Decoded(pixels, None if same else original, name_of(pixels))
+    png = data if same and _holds_pixels_alone(data, spec) else None
+    return Decoded(pixels, None if same else original, name_of(pixels), png)
+
+
+def _holds_pixels_alone(data: bytes, spec: InputSpec) -> bool:
+    """A PNG of the spec's mode with nothing in it but pixels, in no more bytes than they have and a few."""
+    kinds, end = _chunks(data) if data[:4] == b"\x89PNG" else ([], 0)
+    return (
+        data[24:29] == struct.pack(">BBBBB", 8, 0 if spec.mode == "L" else 2, 0, 0, 0)
+        and set(kinds) == {b"IHDR", b"IDAT", b"IEND"}
+        and kinds[-1] == b"IEND"
+        and end == len(data) <= spec.size_bytes + MOST_OVERHEAD_BYTES
+    )
 
 
 def open_image(data: bytes, raw: InputSpec | None = None) -> Image.Image:
@@ -155,7 +176,8 @@ def open_image(data: bytes, raw: InputSpec | None = None) -> Image.Image:
         if image.format == "JPEG":  # decodes at a fraction of the cost when it will be shrunk anyway
             image.draft("RGB" if image.mode == "RGB" else None, (MAX_ORIGINAL_SIDE, MAX_ORIGINAL_SIDE))
         image.load()
-        plain = ImageOps.exif_transpose(_flatten(image))
+        is_plain = image.mode in ("L", "RGB") and not image.info and max(image.size) <= MAX_ORIGINAL_SIDE
+        plain = image.copy() if is_plain else ImageOps.exif_transpose(_flatten(image))
     except UnidentifiedImageError as exc:
         raise InvalidImage(_not_an_image(data, raw)) from exc
     # Pillow itself warns from 89 megapixels and raises from 179, both before it decodes.

@@ -15,6 +15,7 @@ from api.history import History, Recorded, new_id, time_of
 from core import partitions
 from core.database import Prediction
 from core.errors import Unavailable
+from core.images import decode_png
 
 
 def recorded(prediction_id: UUID | None = None, label: str = "cat") -> Recorded:
@@ -81,6 +82,17 @@ def test_writing_is_repeatable_and_makes_the_days_it_needs() -> None:
     assert history.find(yesterday.id, Prediction.label).label == "cat"
     assert history.find(uuid4(), Prediction.label) is None
     assert [i["id"] for i in history.page(limit=10, before=today.id)] == [str(yesterday.id)]
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_file_that_came_as_nothing_but_the_pixels_is_written_as_it_came() -> None:
+    buffer = History()
+    given, made = replace(recorded(), given_png=b"as it came"), recorded()
+    for each in (given, made):
+        buffer.record(each)
+    buffer.flush()
+    assert history.find(given.id, Prediction.pixels).pixels == b"as it came"
+    assert np.array_equal(decode_png(history.find(made.id, Prediction.pixels).pixels), made.pixels)
 
 
 def test_two_gateways_may_make_a_day_at_once_and_old_days_are_dropped(database_url: str) -> None:
