@@ -547,6 +547,19 @@ def test_a_rejected_first_version_is_followed_by_what_to_do(capsys: pytest.Captu
     assert "Next:" not in capsys.readouterr().out
 
 
+# Corrections
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_what_is_no_corrections_id_is_told_where_ids_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("withdraw", "nosuch") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "'nosuch' is no correction's id; `emend corrections` lists" in told
+    unknown = uuid.uuid4()
+    assert exit_code("withdraw", str(unknown)) == 1
+    assert f"there is no correction {unknown}; `emend corrections` lists" in capsys.readouterr().err
+
+
 # emend up
 
 
