@@ -231,7 +231,8 @@ def as_json(correction: Correction) -> dict[str, Any]:
         "label": correction.label,
         "source": correction.source,
         "status": correction.status,
-        "reason": correction.reason,
+        # Of one taken back it would be why it had been set aside before.
+        "reason": None if correction.status is CorrectionStatus.withdrawn else correction.reason,
         "dataset_version": correction.dataset_version,
         "prediction_id": None if correction.prediction_id is None else str(correction.prediction_id),
         "received_at": correction.received_at.isoformat(timespec="milliseconds"),
