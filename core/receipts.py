@@ -74,6 +74,18 @@ def waiting(db: Session, model: Model) -> dict[str, int | None]:
     }
 
 
+def set_aside(db: Session, model: str) -> int:
+    """Corrections in quarantine that nobody has looked at yet."""
+    counted = db.scalar(
+        select(func.count()).where(
+            Correction.model == model,
+            Correction.status == CorrectionStatus.quarantined,
+            Correction.reviewed_at.is_(None),
+        )
+    )
+    return counted or 0
+
+
 def _waiting_of(db: Session, category: Category) -> int:
     counted = db.scalar(
         select(func.count()).where(
