@@ -35,7 +35,7 @@ from tests.support import tiny_model
 from tests.support.gateway import add_model, params, promote
 
 MODEL = "doodles"
-CONFLICT = "conflict: another person gave this image another label"
+CONFLICT = "conflict: another correction gave this image another label"
 
 
 @pytest.fixture
