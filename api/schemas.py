@@ -314,7 +314,7 @@ class ReviewAnswer(_Answer):
                 {
                     "correction_id": _CORRECTION_ID,
                     "status": "quarantined",
-                    "reason": "conflict: another person gave this image another label",
+                    "reason": "conflict: another correction gave this image another label",
                     "new_correction_id": "019a1c7f-1b2c-7d3e-8f40-5a6b7c8d9e0f",
                 }
             ]

@@ -74,6 +74,18 @@ def waiting(db: Session, model: Model) -> dict[str, int | None]:
     }
 
 
+def set_aside(db: Session, model: str) -> int:
+    """Corrections in quarantine that nobody has looked at yet."""
+    counted = db.scalar(
+        select(func.count()).where(
+            Correction.model == model,
+            Correction.status == CorrectionStatus.quarantined,
+            Correction.reviewed_at.is_(None),
+        )
+    )
+    return counted or 0
+
+
 def _waiting_of(db: Session, category: Category) -> int:
     counted = db.scalar(
         select(func.count()).where(
@@ -231,7 +243,8 @@ def as_json(correction: Correction) -> dict[str, Any]:
         "label": correction.label,
         "source": correction.source,
         "status": correction.status,
-        "reason": correction.reason,
+        # Of one taken back it would be why it had been set aside before.
+        "reason": None if correction.status is CorrectionStatus.withdrawn else correction.reason,
         "dataset_version": correction.dataset_version,
         "prediction_id": None if correction.prediction_id is None else str(correction.prediction_id),
         "received_at": correction.received_at.isoformat(timespec="milliseconds"),

@@ -93,9 +93,8 @@ async def only_known_query(request: Request) -> None:
     """Known is what the OpenAPI document lists; pages that are not in it (/docs, /metrics) take anything."""
     if not request.query_params:
         return
-    path = getattr(request.scope.get("route"), "path", "")
-    listed = request.app.openapi()["paths"]
-    operation = listed.get(path, listed.get(f"{path}/", {})).get(request.method.lower())
+    path, operations = _operations(request)
+    operation = operations.get(request.method)
     if operation is None or path in ANY_QUERY:
         return
     known = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
@@ -104,6 +103,14 @@ async def only_known_query(request: Request) -> None:
         clipped = unknown[:MOST_NAME_CHARACTERS]
         takes = f"the known ones: {', '.join(known)}" if known else "this address takes none"
         raise InvalidInput(f"there is no query parameter {clipped!r} here; {takes}", field=clipped)
+
+
+def _operations(request: Request) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The path of the route, and what the OpenAPI document lists of it, by method."""
+    path = getattr(request.scope.get("route"), "path", "")
+    listed = request.app.openapi()["paths"]
+    found = listed.get(path, listed.get(f"{path}/", {}))
+    return path, {method.upper(): found[method] for method in sorted(found)}
 
 
 def public_address(service: str) -> str | None:
@@ -344,11 +351,22 @@ async def validation_error(request: Request, exc: Exception) -> JSONResponse:
     return answer_of(InvalidInput(f"{told(field or 'the request body', first)}; see /docs", field=field))
 
 
-async def _http_error(_request: Request, exc: Exception) -> JSONResponse:
+async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if isinstance(exc.__cause__, EmendError):  # FastAPI wraps what reading the body raised
         return answer_of(exc.__cause__)
     if exc.status_code == 404:
         return answer_of(NotFound("there is nothing at this address; see /docs"))
-    body = {"error": {"code": f"http_{exc.status_code}", "message": str(exc.detail)[:300]}}
-    return JSONResponse(body, status_code=exc.status_code, headers=dict(exc.headers or {}))
+    message, headers = str(exc.detail)[:300], dict(exc.headers or {})
+    if exc.status_code == 405 and (operations := _operations(request)[1]):
+        takes = " or ".join(_method_and_type(method, operations[method]) for method in operations)
+        message = f"this address takes {takes}, not {request.method[:MOST_NAME_CHARACTERS]}; see /docs"
+        headers["Allow"] = ", ".join(operations)
+    body = {"error": {"code": f"http_{exc.status_code}", "message": message}}
+    return JSONResponse(body, status_code=exc.status_code, headers=headers)
+
+
+def _method_and_type(method: str, operation: dict[str, Any]) -> str:
+    """ "POST with application/json"."""
+    types = " or ".join(operation.get("requestBody", {}).get("content", {}))
+    return f"{method} with {types}" if types else method

@@ -47,6 +47,8 @@ TOLD = {
         ("regression_accuracy", "of these right", "%"),
         ("regression_accuracy_champion", "right before", "%"),
         ("corrections_fixed", "corrections fixed", ""),
+        ("learned_fixed", "of these learned from", ""),
+        ("exam_fixed", "exam questions", ""),
         ("corrections_broke", "broken", ""),
     ),
     "register": (("version", "version", ""), ("categories", "categories", "")),

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from core import receipts
 from core.database import (
+    ACTIVE_RUN,
     Correction,
     CorrectionStatus,
     Import,
@@ -20,6 +21,8 @@ from core.database import (
     Outcome,
     Run,
     RunStatus,
+    Stage,
+    StageStatus,
     Version,
     session,
 )
@@ -97,8 +100,19 @@ def _model(db: Session, model: Model) -> dict[str, Any]:
         "waiting_imports": db.scalar(
             select(func.count()).where(Import.model == model.name, Import.status == ImportStatus.staged)
         ),
+        "quarantined": receipts.set_aside(db, model.name),
+        "active_run": _active_run(db, model.name),
         "promotion_paused": model.promotion_paused_at is not None,
     }
+
+
+def _active_run(db: Session, model: str) -> dict[str, Any] | None:
+    """{run_id, status, stage}; stage: the one it is at."""
+    run = db.scalar(select(Run).where(Run.model == model, Run.status.in_(ACTIVE_RUN)))
+    if run is None:
+        return None
+    at = select(Stage.name).where(Stage.run_id == run.id, Stage.status == StageStatus.running)
+    return {"run_id": run.id, "status": run.status, "stage": db.scalar(at.limit(1))}
 
 
 def _database_address() -> str:

@@ -27,12 +27,13 @@ from core.database import (
     session,
 )
 from core.errors import Conflict, NotFound
-from core.registry import Registry
+from core.registry import Registry, VersionNotFound
 from core.settings import settings
 from pipeline.champion import Aliases, NotServed, aliases_of, move_champion, set_aliases, version_of
 
 _PROMOTION_LOCK = 7_305  # first key of the advisory lock; the second is the model's
 _SERVED_WITHIN_SECONDS = 30.0
+MOST_NAMED = 5  # versions in an error
 _log = telemetry.get_logger("promotion")
 
 
@@ -108,9 +109,16 @@ def rollback(model: str, *, actor: str, reason: str, version: int | None = None)
         now = aliases_of(registry, model)
         champion, previous = now.champion, now.previous
         if version not in (None, champion):
-            raise Conflict(f"version {version} of {model} is neither live nor tried out now", field="version")
+            raise Conflict(
+                f"version {version} of {model} is neither live nor tried out now; `emend promote VERSION --model "
+                f"{model}` puts another one live",
+                field="version",
+            )
         if champion is None or previous is None:
-            raise Conflict(f"{model} has no previous version to go back to")
+            raise Conflict(
+                f"{model} has no previous version to go back to; `emend promote VERSION --model {model}` puts another "
+                "one live"
+            )
         with session() as db:
             entry_id = open_entry(
                 db,
@@ -169,7 +177,7 @@ def promote(model: str, version: int, *, actor: str, reason: str) -> dict[str, A
             if by_a_person and entry.version == version and entry.outcome is LedgerOutcome.done:
                 # Killed after champion moved, and asked for again: it is what was meant.
                 return _promoted(model, version, entry.replaced_version, paused)
-        registry.version(model, version)
+        require_version(registry, model, version)
         now = aliases_of(registry, model)
         if now.champion == version:
             raise Conflict(f"version {version} of {model} is live already", field="version")
@@ -200,6 +208,20 @@ def refuse_removed(db: Session, model: str, version: int) -> None:
             "cleanup.keep_runs in params.yaml says how many are kept",
             field="version",
         )
+
+
+def require_version(registry: Registry, model: str, version: int) -> None:
+    """Raises NotFound, with the newest there are."""
+    try:
+        registry.version(model, version)
+    except VersionNotFound as exc:
+        newest = [each.version for each in registry.versions(model)][: -MOST_NAMED - 1 : -1]
+        there_are = (
+            f"its versions, newest first: {', '.join(map(str, newest))}; `emend runs --model {model}` lists all"
+            if newest
+            else f"it has none yet; `emend run --model {model}` trains one"
+        )
+        raise NotFound(f"{model} has no version {version}; {there_are}", field="version") from exc
 
 
 def _move(registry: Registry, model: str, entry_id: int, to: Aliases, *, back_to: Aliases) -> None:

@@ -15,7 +15,7 @@ from core.errors import Conflict, EmendError, NotFound, Unavailable
 from core.registry import Registry
 from core.settings import settings
 from pipeline.champion import version_of
-from pipeline.promotion import known_model, promotion_lock, refuse_removed
+from pipeline.promotion import known_model, promotion_lock, refuse_removed, require_version
 
 LOAD_SECONDS = 60.0  # the model server fetches the version first
 MOST_LISTED = 20
@@ -70,7 +70,7 @@ def _champion_beside(registry: Registry, model: str, version: int) -> int:
             f"version {other.version} is a {other.kind} of {model} already; `emend rollback --model {model} --version "
             f"{other.version}` ends it, `emend promote {other.version} --model {model}` puts it live"
         )
-    registry.version(model, version)
+    require_version(registry, model, version)
     champion = version_of(registry, model, "champion")
     if champion is None:
         raise Conflict(

@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import receipts, telemetry
 from core.database import (
     ACTIVE_RUN,
-    Correction,
-    CorrectionStatus,
     LedgerEntry,
     LedgerOutcome,
     Model,
@@ -76,13 +74,7 @@ def _model(db: Session, model: Model, now: datetime) -> dict[str, Any]:
         "active_run": db.scalar(select(Run.id).where(Run.model == model.name, Run.status.in_(ACTIVE_RUN))),
         "last_run": _last_run(db, model.name),
         "run_estimate": runs.estimate(db, model.name),
-        "quarantined": db.scalar(
-            select(func.count()).where(
-                Correction.model == model.name,
-                Correction.status == CorrectionStatus.quarantined,
-                Correction.reviewed_at.is_(None),
-            )
-        ),
+        "quarantined": receipts.set_aside(db, model.name),
     }
 
 

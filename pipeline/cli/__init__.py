@@ -28,6 +28,7 @@ from rich.table import Table
 from core import __version__
 from core.errors import EmendError
 from core.redaction import redacted
+from core.settings import settings
 
 app: typer.Typer = typer.Typer(
     name="emend",
@@ -120,6 +121,16 @@ def table(columns: list[Shown], rows: list[dict[str, Any]]) -> Table:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def say_who_waits_for_a_person(model: str, number: int) -> None:
+    """number: of its corrections, set aside by runs."""
+    if number:
+        out.print(
+            f"{counted(number, 'correction')} of {escape(model)} {'waits' if number == 1 else 'wait'} for a person to "
+            f"decide: {escape(settings().viewer_url)}/corrections, or `emend corrections --status quarantined --model "
+            f"{escape(model)}`"
+        )
 
 
 def narrow() -> bool:

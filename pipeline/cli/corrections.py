@@ -47,16 +47,33 @@ def corrections(
     )
 
 
+def _correction_id(given: str) -> UUID:
+    try:
+        return UUID(given)
+    except ValueError as exc:
+        raise typer.BadParameter(
+            f"{given!r} is no correction's id; `emend corrections` lists corrections with their ids"
+        ) from exc
+
+
 @cli.app.command()
 def withdraw(
-    correction: Annotated[UUID, typer.Argument(metavar="ID", help="As `emend corrections` shows it.")],
+    correction: Annotated[
+        UUID,
+        typer.Argument(metavar="ID", help="As `emend corrections` shows it.", parser=_correction_id),
+    ],
     as_json: cli.AsJson = False,
 ) -> None:
     """Take a correction back: one that waits at once, one in a dataset with the next run."""
     from core import receipts, withdrawal
-    from core.database import session
+    from core.database import Correction, session
+    from core.errors import NotFound
 
     with session() as db:
+        if db.get(Correction, correction) is None:
+            raise NotFound(
+                f"there is no correction {correction}; `emend corrections` lists those there are, with their ids"
+            )
         withdrawal.withdraw(db, [correction], settings().data_dir)
     found = receipts.receipt(correction)
     if as_json:

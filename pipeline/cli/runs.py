@@ -121,6 +121,8 @@ def show(run_id: cli.RunId, as_json: cli.AsJson = False) -> None:
 
 
 def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
+    from core import receipts
+    from core.database import session
     from pipeline import runs
     from pipeline.follow import follow, sentence
 
@@ -147,6 +149,8 @@ def _follow_or_tell(run_id: int, seen: int, wait: bool, as_json: bool) -> None:
         told = _without_status(found["status"], found["message"])
         cli.out.print(f"{_coloured(found['status'])}: {escape(told)}", soft_wrap=True)
         print_advice(found)
+        with session() as db:
+            cli.say_who_waits_for_a_person(found["model"], receipts.set_aside(db, found["model"]))
     raise typer.Exit(EXIT_OF.get(found["status"], 1))
 
 

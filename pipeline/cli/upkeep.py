@@ -181,6 +181,9 @@ def status(as_json: cli.AsJson = False) -> None:
         ]
         cli.out.print()
         cli.out.print(cli.table(columns, found["models"]))
+        for model in found["models"]:
+            _say_what_is_under_way(model)
+            cli.say_who_waits_for_a_person(model["name"], model["quarantined"])
     if not all(service["answers"] for service in found["services"]):
         raise typer.Exit(1)
 
@@ -203,6 +206,20 @@ def doctor(as_json: cli.AsJson = False) -> None:
             cli.out.print(f"{state} {escape(check.name)}: {escape(check.said)}{advice}", soft_wrap=True)
     if examining.is_wrong(checks):
         raise typer.Exit(1)
+
+
+def _say_what_is_under_way(model: dict[str, Any]) -> None:
+    from pipeline import first_start
+
+    name, run = escape(model["name"]), model["active_run"]
+    if run is not None:
+        does = "is under way" if model["champion"] else "trains its first version"
+        at = f"stage {run['stage']}" if run["stage"] else run["status"]
+        cli.out.print(f"run {run['run_id']} of {name} {does} ({at}): `emend show {run['run_id']}` says more")
+    elif model["name"] == first_start.MODEL and first_start.is_to_come():
+        cli.out.print(
+            f"version 1 of {name} is still to come: `emend up` draws its starter doodles and trains it"
+        )
 
 
 def _waiting(model: dict[str, Any]) -> str:

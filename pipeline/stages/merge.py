@@ -100,7 +100,7 @@ class Decisions:
 
     def conflict(self, row: Row) -> None:
         self.conflicts.append(row)
-        self._settle(row, "quarantined", "conflict: another person gave this image another label")
+        self._settle(row, "quarantined", "conflict: another correction gave this image another label")
 
     def _settle(self, row: Row, outcome: str, reason: str | None) -> None:
         if row.correction_id is not None:
@@ -556,7 +556,7 @@ def _set_aside(home: Path, row: Row, new: Converted) -> dict[str, str | None]:
         "correction_id": row.correction_id,
         "import_id": None,
         "sha256": row.sha256,
-        "reason": "conflict: another person gave this image another label",
+        "reason": "conflict: another correction gave this image another label",
     }
 
 

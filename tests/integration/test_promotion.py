@@ -334,14 +334,27 @@ def test_a_person_puts_a_version_live_and_can_go_back_from_it(
     promotion.rollback(MODEL, actor="me", reason="it was not")
     assert (live(), server.state(MODEL)["version"]) == (LIVE, LIVE)
     assert previous() is asked_aliases().previous is None
+    with pytest.raises(
+        Conflict, match="no previous version to go back to; `emend promote VERSION --model doodles`"
+    ):
+        promotion.rollback(MODEL, actor="me", reason="once more")
+    with pytest.raises(
+        Conflict, match="neither live nor tried out now; `emend promote VERSION --model doodles`"
+    ):
+        promotion.rollback(MODEL, actor="me", reason="once more", version=GOOD)
     assert promotion.promote(MODEL, GOOD, actor="me", reason="it was")["promotion_paused"] is True
     with session() as db:
         assert db.get_one(Model, MODEL).promotion_paused_at is not None
 
 
 def test_a_person_cannot_put_a_version_live_that_is_gone(home: Path, registry: Registry) -> None:
-    with pytest.raises(NotFound, match="has no version 99"):
+    there_are = (
+        "version 99; its versions, newest first: 7, 6, 5, 4, 3; `emend runs --model doodles` lists all"
+    )
+    with pytest.raises(NotFound, match=there_are):
         promotion.promote(MODEL, 99, actor="me", reason="test")
+    with pytest.raises(NotFound, match=there_are):
+        start_trial(MODEL, 99, kind=TrialKind.shadow, percent=None, actor="me", reason="test")
     runs = ended_runs(home, (GOOD,))
     with session() as db:
         db.get_one(Run, runs[GOOD]).weights_removed_at = datetime.now(UTC)

@@ -480,7 +480,7 @@ def _kinds() -> list[dict[str, Any]]:
     status = CorrectionStatus
     reviewed = {"reviewed_by": PEOPLE[0]}
     near = "nearly the same as image 5f0e1c77aa60d1: kept out of training"
-    conflict = "conflict: another person gave this image another label"
+    conflict = "conflict: another correction gave this image another label"
     return [
         {"status": status.merged},
         {"status": status.accepted},

@@ -51,6 +51,7 @@ from core.database import (
 from core.settings import settings
 from pipeline import cli, models
 from pipeline.cli import start
+from pipeline.cli.runs import _follow_or_tell
 from pipeline.cli.start import _say_who_has_no_version
 from pipeline.follow import TOLD, Event, figures_in_words, sentence
 from pipeline.stages import STAGES
@@ -83,6 +84,24 @@ def exit_code(*arguments: str) -> Any:
 def add_model(name: str = "doodles") -> None:
     with session() as db:
         db.add(Model(name=name, params=params()))
+
+
+def add_a_conflict() -> str:
+    """A correction of doodles that was set aside; its id."""
+    with session() as db:
+        db.add(
+            Category(
+                model="doodles", id=0, name="palm tree", key="palm tree", aliases=[],
+                state=CategoryState.active, images=1, train_images=1,
+            )
+        )  # fmt: skip
+        db.flush()
+        correction = Correction(
+            id=uuid.uuid4(), model="doodles", image_sha256="0" * 64, category_id=0, label="palm tree",
+            actor="a", source="correction", request_sha256="0" * 64, status=CorrectionStatus.quarantined,
+        )  # fmt: skip
+        db.add(correction)
+        return str(correction.id)
 
 
 def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,13 +306,8 @@ def test_long_lists_fit_a_terminal_and_are_not_cut(
     add_model()
     add_model("a-model-with-quite-a-long-name")
     verdict = "Promoted: " + "on the holdout " * 20 + "it is better."
+    correction_id = add_a_conflict()
     with session() as db:
-        db.add(
-            Category(
-                model="doodles", id=0, name="palm tree", key="palm tree", aliases=[],
-                state=CategoryState.active, images=1, train_images=1,
-            )
-        )  # fmt: skip
         db.add(
             Run(
                 model="doodles", trigger=Trigger.threshold, requested_by="test", version=12,
@@ -312,13 +326,6 @@ def test_long_lists_fit_a_terminal_and_are_not_cut(
                 status=ImportStatus.staged,
             )
         )  # fmt: skip
-        db.flush()
-        correction = Correction(
-            id=uuid.uuid4(), model="doodles", image_sha256="0" * 64, category_id=0, label="palm tree",
-            actor="a", source="correction", request_sha256="0" * 64, status=CorrectionStatus.quarantined,
-        )  # fmt: skip
-        db.add(correction)
-        correction_id = str(correction.id)
     on_a_terminal(columns, monkeypatch)
     shown = {}
     for command in ("runs", "ledger", "corrections", "status"):
@@ -329,6 +336,7 @@ def test_long_lists_fit_a_terminal_and_are_not_cut(
     models_shown = shown["status"].split("\n\n")[1].splitlines()
     assert "0 corrections, 1 import" in models_shown[1]
     assert "a-model-wit" in models_shown[2]
+    assert "1 correction of doodles waits for a person to decide" in " ".join(models_shown[3:])
     for command, whole in {
         "runs": ("doodles", "interrupted", "12"),
         "ledger": ("rollback, reverted", "12"),
@@ -356,6 +364,49 @@ def test_status_names_the_drawing_page_first_and_the_database_by_its_address(
         "url": "postgresql+psycopg2://me:***@127.0.0.1:1/emend",
         "answers": False,
     }
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_status_tells_what_the_first_start_is_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_ports_of_its_own(monkeypatch)
+    add_model()
+    assert exit_code("status") == 1
+    assert (
+        "version 1 of doodles is still to come: `emend up` draws its starter doodles"
+        in capsys.readouterr().out
+    )
+    with session() as db:
+        db.add(Run(model="doodles", trigger=Trigger.initial, requested_by="test", status=RunStatus.running))
+        db.flush()
+        db.add(
+            Stage(
+                run_id=1, name="train", position=4, attempt=1, status=StageStatus.running,
+                started_at=datetime.now(UTC),
+            )
+        )  # fmt: skip
+    assert exit_code("status") == 1
+    assert (
+        "run 1 of doodles trains its first version (stage train): `emend show 1` says more"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_a_run_that_has_ended_says_how_many_corrections_wait_for_a_person(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_model()
+    add_a_conflict()
+    with session() as db:
+        db.add(Run(model="doodles", trigger=Trigger.manual, requested_by="test", status=RunStatus.halted))
+    with pytest.raises(typer.Exit):
+        _follow_or_tell(1, 0, wait=True, as_json=False)
+    assert (
+        f"1 correction of doodles waits for a person to decide: {settings().viewer_url}/corrections, or "
+        "`emend corrections --status quarantined --model doodles`"
+    ) in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.usefixtures("emend_environment")
@@ -491,14 +542,16 @@ def test_a_stage_tells_its_figures_in_words_and_in_an_order_that_does_not_hang_o
 
 def test_figures_are_told_with_their_units_and_those_that_matter_little_not_at_all() -> None:
     judged = {
-        "accuracy_low": 0.5, "corrections_broke": 1, "corrections_fixed": 4, "exam_images": 8,
-        "holdout_accuracy": 0.93217, "holdout_accuracy_champion": 0.92, "holdout_images": 500,
+        "accuracy_low": 0.5, "corrections_broke": 1, "corrections_fixed": 4, "exam_fixed": 1, "exam_images": 8,
+        "holdout_accuracy": 0.93217, "holdout_accuracy_champion": 0.92, "holdout_images": 500, "learned_fixed": 3,
     }  # fmt: skip
     assert figures_in_words("evaluate", judged) == [
         "holdout images 500",
         "of these right 93.2 %",
         "right before 92.0 %",
         "corrections fixed 4",
+        "of these learned from 3",
+        "exam questions 1",
         "broken 1",
     ]
     assert figures_in_words("promote", {"promoted": "yes", "live_after_seconds": 0.561}) == [
@@ -545,6 +598,19 @@ def test_a_rejected_first_version_is_followed_by_what_to_do(capsys: pytest.Captu
     assert "docs/gate.md" in shown
     assert exit_code("show", "2") == 0
     assert "Next:" not in capsys.readouterr().out
+
+
+# Corrections
+
+
+@pytest.mark.usefixtures("emend_environment")
+def test_what_is_no_corrections_id_is_told_where_ids_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("withdraw", "nosuch") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "'nosuch' is no correction's id; `emend corrections` lists" in told
+    unknown = uuid.uuid4()
+    assert exit_code("withdraw", str(unknown)) == 1
+    assert f"there is no correction {unknown}; `emend corrections` lists" in capsys.readouterr().err
 
 
 # emend up

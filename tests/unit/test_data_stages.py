@@ -311,6 +311,10 @@ def test_two_peoples_different_labels_are_a_conflict(home: Home) -> None:
     assert name_of(drawing(1)) not in home.rows()
     assert (home.path / "quarantine" / "conflict" / f"{name_of(drawing(1))}.png").is_file()
     assert [q["correction_id"] for q in result.data["quarantined"]] == [ann["id"], bob["id"]]
+    # Who sends neither a name nor a cookie is a new actor each time: it need not have been another person.
+    assert {each["reason"] for each in (*result.data["quarantined"], *result.data["corrections"][:2])} == {
+        "conflict: another correction gave this image another label"
+    }
 
 
 def test_a_newcomer_does_not_overrule_whom_the_dataset_knows(home: Home) -> None:

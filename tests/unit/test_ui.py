@@ -111,6 +111,14 @@ def test_a_page_loads_nothing_from_elsewhere(page: str) -> None:
     assert text.count("<script") == text.count('src="./')
 
 
+@pytest.mark.parametrize("page", ["draw", "viewer"])
+def test_a_page_names_what_is_in_public_from_the_root(page: str) -> None:
+    """A relative address is a module to Vite, which warns that it cannot bundle theme.js."""
+    text = (UI / page / "index.html").read_text()
+    for file in (UI / "public").iterdir():
+        assert f'"/{file.name}"' in text
+
+
 def test_the_lock_file_names_no_address_and_every_platform() -> None:
     packages = json.loads((UI / "package-lock.json").read_text())["packages"]
     assert [name for name, package in packages.items() if "resolved" in package] == []

@@ -111,6 +111,26 @@ def test_a_page_of_another_site_may_not_change_anything(
 
 
 @pytest.mark.parametrize(
+    ("path", "takes"),
+    [
+        ("/thing", "GET or POST with application/json"),
+        ("/things/1?limit=2", "GET"),
+        ("/renew", "POST"),
+    ],
+)
+def test_a_method_that_an_address_does_not_take_is_answered_with_those_it_takes(
+    client: httpx.Client, path: str, takes: str
+) -> None:
+    response = client.delete(path)
+    assert response.status_code == 405
+    assert response.json()["error"] == {
+        "code": "http_405",
+        "message": f"this address takes {takes}, not DELETE; see /docs",
+    }
+    assert response.headers["Allow"] == ", ".join(re.findall("[A-Z]+", takes))
+
+
+@pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::1", "null"]
 )
 def test_on_loopback_a_name_of_somebody_else_is_answered_nothing(client: httpx.Client, host: str) -> None:

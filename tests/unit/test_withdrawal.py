@@ -35,7 +35,7 @@ from tests.support import tiny_model
 from tests.support.gateway import add_model, params, promote
 
 MODEL = "doodles"
-CONFLICT = "conflict: another person gave this image another label"
+CONFLICT = "conflict: another correction gave this image another label"
 
 
 @pytest.fixture
@@ -313,6 +313,8 @@ def test_a_conflict_is_none_any_more_when_one_side_goes() -> None:
     assert pictures.is_picture(waiting.read_bytes(), name_of(pixels))
     assert in_manifest() == {bob: False}
     assert receipt(bob)["sentence"].startswith("Received: it waits for the next run")
+    told = receipt(ann)
+    assert (told["sentence"], told["reason"]) == ("Taken back: nothing was trained on it.", None)
 
 
 def test_a_conflict_with_the_dataset_is_none_any_more_when_that_label_goes(home: Path) -> None:

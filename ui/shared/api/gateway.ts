@@ -1398,7 +1398,7 @@ export interface components {
      *         {
      *           "correction_id": "019a1c7e-9d21-7a54-9c0e-5b8f1e2d3c4a",
      *           "new_correction_id": "019a1c7f-1b2c-7d3e-8f40-5a6b7c8d9e0f",
-     *           "reason": "conflict: another person gave this image another label",
+     *           "reason": "conflict: another correction gave this image another label",
      *           "status": "quarantined"
      *         }
      *       ]

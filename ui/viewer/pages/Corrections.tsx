@@ -90,7 +90,7 @@ export function Corrections() {
   );
 }
 
-/** "conflict" of "conflict: another person gave this image another label": how the reason of many begins. */
+/** "conflict" of "conflict: another correction gave this image another label": how the reason of many begins. */
 const kindOf = (reason: string | null): string =>
   (/^a reviewer says/.exec(reason ?? "")?.[0] ?? reason ?? "").split(":")[0]?.trim() ?? "";
 
