@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from api import metrics
 from api.errors import BadAnswer
-from api.http_client import BrokenOff, HttpClient, Response, Unreachable
+from api.http_client import HttpClient, Lost, Response
 from core import telemetry
 from core.errors import Conflict, EmendError, NotFound, Unavailable
 
@@ -73,7 +73,7 @@ class ModelServers:
     async def probabilities(
         self, model: str, pixels: NDArray[np.uint8], version: int | None = None, *, for_trial: bool = False
     ) -> Answers:
-        """pixels: (N, H, W) or (N, H, W, 3). Asked of another server, or of the only one again, when it failed.
+        """pixels: (N, H, W) or (N, H, W, 3). Asked of another server when one failed.
 
         version: this one instead of the live one. Raises NotFound when it is not to be had, also because a stock
         server answers, and Conflict when it does not pass the model server's checks.
@@ -93,8 +93,7 @@ class ModelServers:
             except (Unavailable, _Failed) as exc:
                 self._judge(server, exc, version)
                 away = exc if isinstance(exc, Unavailable) else away
-                again = isinstance(exc, _BrokeOff) and len(tried) < 2  # a kept connection, maybe
-                if len(tried) >= len(self.servers) and not again:
+                if len(tried) == len(self.servers):
                     if away is None or away is exc:
                         raise
                     raise away from exc
@@ -111,14 +110,13 @@ class ModelServers:
         self._turn += 1
         places = [(self._turn + place) % len(self.servers) for place in range(len(self.servers))]
         ordered = [self.servers[place] for place in places]
-        untried = [server for server in ordered if server not in tried] or ordered
-        return min(untried, key=lambda server: server.paused)
+        return min((server for server in ordered if server not in tried), key=lambda server: server.paused)
 
     def _judge(self, server: ModelServer, exc: EmendError, version: int | None) -> None:
         """What is its own fault keeps questions from it. What a version may have caused only has it looked at."""
         if len(self.servers) == 1:
             return
-        if isinstance(exc, _Lost) or (version is None and isinstance(exc, _TooSlow | _NotReady | _Failed)):
+        if isinstance(exc, Lost) or (version is None and isinstance(exc, _TooSlow | _NotReady | _Failed)):
             server.pause()
         elif isinstance(exc, _TooSlow | _Failed):
             server.look()
@@ -212,7 +210,7 @@ class ModelServer:
                 response = await self._invoke(path, pixels, seconds, headers, raw=not raw)
                 if response.status == 200:
                     self._takes_raw = not raw
-        except _Lost:
+        except Lost:
             self._takes_raw = True
             raise
         if version is not None:
@@ -248,14 +246,10 @@ class ModelServer:
             headers = {**(headers or {}), "X-Request-Id": request_id}
         try:
             return await self._http.request(method, path, seconds=seconds, content=content, headers=headers)
-        except Unreachable as exc:
-            raise _Lost(f"the model server at {self.url} does not answer; try again in a moment") from exc
         except TimeoutError as exc:
             raise _TooSlow(
                 f"the model server at {self.url} took more than {seconds:g} s; try again in a moment"
             ) from exc
-        except BrokenOff as exc:  # a kept connection that the server closed, or one that died half way
-            raise _BrokeOff(f"the model server at {self.url} broke off; try again in a moment") from exc
 
     def _check_status(self, response: Response, model: str) -> None:
         status = response.status
@@ -287,14 +281,6 @@ class ModelServer:
                 field="version",
             )
         raise NotFound(f"there is no version {version} of '{model}' in the registry", field="version")
-
-
-class _Lost(Unavailable):
-    """No connection, or it broke off."""
-
-
-class _BrokeOff(_Lost):
-    pass
 
 
 class _TooSlow(Unavailable):

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from api import http_client
-from api.http_client import BrokenOff, HttpClient, Response, Unreachable
+from api.http_client import BrokenOff, HttpClient, Lost, Response
 from tests.support.processes import free_port
 from tests.support.tls import tls_server
 
@@ -109,7 +110,7 @@ def test_it_asks_on_one_connection_and_reads_what_comes() -> None:
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
         ((b"HTTP/1.0 200 OK\r\n\r\nall of it", True), b"all of it", False),
-        (OK + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"ok", False),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nall of it", True), b"all of it", False),
     ],
 )
 def test_every_way_to_end_an_answer(answer: bytes | tuple[bytes, bool], content: bytes, keeps: bool) -> None:
@@ -147,6 +148,77 @@ def test_what_breaks_off_or_is_no_http_is_told_and_the_next_question_has_a_conne
     asyncio.run(talk())
 
 
+def test_a_kept_connection_that_breaks_off_is_no_failure() -> None:
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok"
+
+    async def talk() -> None:
+        async with serving(OK, None, OK, (half, True), OK) as (server, client):
+            for _ in range(3):
+                assert (await ask(client)).content == b"ok"
+        assert (server.connections, len(server.questions)) == (3, 5)
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(
+    "behind", [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", b"\x00"]
+)
+def test_what_comes_behind_an_answer_ends_the_connection(behind: bytes) -> None:
+    async def talk() -> None:
+        async with serving(OK + behind, OK) as (server, client):
+            for _ in range(2):
+                assert (await ask(client)).content == b"ok"
+        assert server.connections == 2
+
+    asyncio.run(talk())
+
+
+def test_a_trailer_changes_no_header() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nEmend-Version: 7\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nEmend-Version: 9\r\n\r\n"
+
+    async def talk() -> None:
+        async with serving(answer) as (_, client):
+            assert (await ask(client)).headers["emend-version"] == "7"
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("way", ["asyncio", "uvloop"])
+def test_of_a_names_addresses_the_first_that_answers_is_asked(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk() -> None:
+        async with serving(OK) as (server, client):
+            loop = asyncio.get_running_loop()
+            good = await loop.getaddrinfo("127.0.0.1", client._port, type=socket.SOCK_STREAM)
+            with _full() as swallows:
+                bad = await loop.getaddrinfo("127.0.0.1", swallows, type=socket.SOCK_STREAM)
+
+                async def both(*_: object, **__: object) -> list[object]:
+                    return [*bad, *good]
+
+                client._resolve = both  # type: ignore[method-assign]
+                assert (await ask(client)).content == b"ok"
+            (connection,) = client._idle
+            opened = connection._transport.get_extra_info("socket")
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert server.connections == 1
+
+    if way == "uvloop":
+        uvloop.run(talk())
+    else:
+        asyncio.run(talk())
+
+
+def test_a_head_without_end_is_cut_off() -> None:
+    async def talk() -> None:
+        async with serving(b"HTTP/1.1 200 OK\r\n" + 100 * (b"A: " + 1000 * b"b" + b"\r\n")) as (_, client):
+            with pytest.raises(BrokenOff, match="head of more than"):
+                await ask(client)
+
+    asyncio.run(talk())
+
+
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "MOST_ANSWER_BYTES", 1000)
 
@@ -164,9 +236,9 @@ def test_who_gives_up_leaves_no_answer_behind_for_the_next() -> None:
     async def talk() -> None:
         async with serving(late, late, OK) as (server, client):
             with pytest.raises(TimeoutError):
-                await ask(client, seconds=0.1)
-            asking = asyncio.create_task(ask(client))
-            while len(server.questions) < 2:
+                await ask(client, seconds=1)
+            asking = asyncio.create_task(ask(client, seconds=30))
+            while len(server.questions) < 2 and not asking.done():
                 await asyncio.sleep(0.01)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -183,7 +255,8 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_asked() -> None:
             for count in (1, 2):
                 assert (await ask(client)).content == b"ok"
                 await server.ended[-1].wait()
-                await asyncio.sleep(0.05)  # the end of the connection is on its way
+                while client._idle and client._idle[-1].is_free:
+                    await asyncio.sleep(0.01)
                 assert server.connections == count
 
     asyncio.run(talk())
@@ -214,10 +287,11 @@ def test_many_ask_at_once_over_so_many_connections_and_no_more(monkeypatch: pyte
 
 def test_nobody_there_is_unreachable_and_a_network_that_swallows_everything_too() -> None:
     async def talk(client: HttpClient) -> None:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Lost):
             await ask(client)
 
     asyncio.run(talk(HttpClient(f"http://127.0.0.1:{free_port()}")))
+    asyncio.run(talk(HttpClient("http://no..name")))
     with _full() as port:
         asyncio.run(talk(HttpClient(f"http://127.0.0.1:{port}", connect_seconds=0.2)))
 
@@ -245,7 +319,7 @@ def test_over_tls_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest
         return (await HttpClient(f"https://localhost:{port}").request("GET", "/", seconds=5)).status
 
     with tls_server(tmp_path, ends=datetime.now(UTC) + timedelta(days=1)) as port:
-        with pytest.raises(Unreachable) as failed:
+        with pytest.raises(Lost) as failed:
             asyncio.run(talk())
         assert isinstance(failed.value.__cause__, ssl.SSLCertVerificationError)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
