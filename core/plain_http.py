@@ -33,13 +33,9 @@ Route = TypeVar("Route")
 
 @dataclass(slots=True)
 class Request(Generic[Route]):
-    """route: where the first line leads. line: method, path and version. headers: by name, in lower case.
-
-    missing_bytes: of the content, still to come.
-    """
+    """route: where the first line leads. headers: by name, in lower case. missing_bytes: of content, still to come."""
 
     route: Route
-    line: bytes
     headers: Headers
     content: bytes
     missing_bytes: int
@@ -61,7 +57,7 @@ def read(data: bytes, route_of: Callable[[bytes], Route | None], most_bytes: int
     missing_bytes = end + 4 + int(length) - len(data)
     if not 0 <= missing_bytes <= most_bytes - len(data):  # less than 0: another request behind it
         return None
-    return Request(route, line, headers, data[end + 4 :], missing_bytes)
+    return Request(route, headers, data[end + 4 :], missing_bytes)
 
 
 def written(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:

@@ -108,8 +108,7 @@ class _Asked:
         version = str(self._loaded.version)
         if status == 200:
             count_images(self._loaded, version, images, seconds)
-        path = self._plain.line.split()[1].decode()
-        route = path if path == "/invocations" else "/models/{name}/invocations"
+        route = "/models/{name}/invocations" if self._plain.route[1] else "/invocations"
         with self._named() if has_line(status) else nullcontext():
             tell(route, self._loaded.name, version, version, status, seconds)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.patience import patiently
-from core.registry import Registry, Version
+from core.registry import Registry, Version, identity
 from core.settings import settings
 from core.storage import replacing, write_json
 from pipeline import workspace
@@ -82,32 +82,30 @@ def _bring_base(stage: StageRun) -> None:
     """base/ holds the champion's model files, whose they are and which dataset version it was trained on, or only a
     version.json that says there is no champion."""
     champion: int | None = stage.manifest["champion_version"]
+    there = _told_by(stage.home / "base")
     if champion is None:
-        _replace_base(stage, {"version": None}, None)
+        if there != {"version": None}:
+            _replace_base(stage, {"version": None}, None)
+            print("there is no champion yet")
         return
-    downloaded = stage.folder / "champion"
+    model, downloaded = stage.manifest["model"], stage.folder / "champion"
     with Registry(settings().mlflow_tracking_uri) as registry:
-        found = patiently(lambda: registry.version(stage.manifest["model"], champion), print)
-        # Numbers start again when a registry is made anew or restored to an earlier day, sources do not.
-        about = {"version": champion, "source": found.source}
-        if _about_base(stage.home).items() >= about.items():
+        if there.items() >= identity(patiently(lambda: registry.version(model, champion), print)).items():
             return
         shutil.rmtree(downloaded, ignore_errors=True)
-        patiently(lambda: registry.download(stage.manifest["model"], champion, downloaded), print)
-    _replace_base(stage, about | {"dataset_version": _trained_on(stage.home, found)}, downloaded)
+        found = patiently(lambda: registry.download(model, champion, downloaded), print)
+    _replace_base(stage, identity(found) | {"dataset_version": _trained_on(stage.home, found)}, downloaded)
+    print(f"base is the champion, version {champion}")
 
 
-def _about_base(home: Path) -> dict[str, Any]:
-    path = home / "base" / "version.json"
+def _told_by(base: Path) -> dict[str, Any]:
+    path = base / "version.json"
     return read_json(path) if path.exists() else {}
 
 
 def _replace_base(stage: StageRun, about: dict[str, Any], downloaded: Path | None) -> None:
     """downloaded: the files of the version that it is about, if there is one."""
-    base = stage.home / "base"
-    if _about_base(stage.home) == about:
-        return
-    fresh, old = stage.folder / "base", stage.folder / "base.old"
+    base, fresh, old = stage.home / "base", stage.folder / "base", stage.folder / "base.old"
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
     if downloaded is not None:
@@ -118,8 +116,6 @@ def _replace_base(stage: StageRun, about: dict[str, Any], downloaded: Path | Non
         base.replace(old)
     fresh.replace(base)
     shutil.rmtree(old, ignore_errors=True)
-    told = f"base is the champion, version {about['version']}" if downloaded else "there is no champion yet"
-    print(told)
 
 
 def _trained_on(home: Path, champion: Version) -> int | None:

@@ -42,10 +42,10 @@ class Traffic:
 
 
 def base_of_latest_run(stack: Stack) -> dict[str, int]:
-    """What the latest run's base/ says of itself, without where its files came from."""
+    """What the latest run's base/ says of itself, but for whose its files are."""
     found = json.loads((stack.data_dir / "doodles" / "base" / "version.json").read_text())
-    assert found.pop("source").startswith("models:/")
-    return dict(found)
+    assert found["source"].startswith("models:/")
+    return {each: found[each] for each in ("version", "dataset_version")}
 
 
 def test_corrections_become_a_better_version_that_answers_without_a_dropped_request(

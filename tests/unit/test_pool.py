@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 from prometheus_client import REGISTRY
@@ -12,19 +10,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.database import make_engine
+from tests.support.waiting import wait_until
 
 
 def figure(name: str) -> float:
     value = REGISTRY.get_sample_value(f"emend_database_{name}")
     assert value is not None, name
     return value
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # between two looks, not instead of one
 
 
 def test_connections_at_work_and_who_waits_for_one_are_seen(database_url: str) -> None:

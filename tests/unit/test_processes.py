@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from core.storage import write_json
 from pipeline.processes import StageProcess, WarmStages
+from tests.support.waiting import wait_until
 
 SECONDS = 30.0
 # A stage's parent that dies without a word: it starts ingest, lets it work, and is killed.
@@ -42,13 +42,6 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "logs" / "stage.log"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # between two looks, not instead of one
 
 
 @pytest.fixture

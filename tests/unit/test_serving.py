@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +51,7 @@ from tests.support.tiny_model import (
     images,
     write_version,
 )
+from tests.support.waiting import wait_until
 
 JSON = "application/json"
 RAW = "application/octet-stream"
@@ -608,13 +608,6 @@ def client(registry: FolderRegistry, versions: Versions, tmp_path: Path) -> Iter
     ) as opened:
         wait_until(lambda: versions.ready() == ["doodles"])
         yield opened
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 10) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_default_and_named_model_answer_with_their_version(client: httpx.Client) -> None:

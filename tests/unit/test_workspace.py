@@ -223,14 +223,15 @@ class Versions:
 
     def version(self, name: str, version: int) -> Version:
         source = f"models:/{self.run}-{version}"
-        return Version(name, version, source, "", self.tags[version], (), datetime.now(UTC))
+        return Version(name, version, source, "", self.tags[version], (), datetime(2026, 12, 1, tzinfo=UTC))
 
-    def download(self, name: str, version: int, directory: Path) -> None:
+    def download(self, name: str, version: int, directory: Path) -> Version:
         self.downloads += 1
         (directory / "extra_files").mkdir(parents=True)
         (directory / "model.onnx").write_text(self.version(name, version).source)
         for file in ("weights.safetensors", "categories.json", "input.json"):
             (directory / "extra_files" / file).touch()
+        return self.version(name, version)
 
 
 def tags_of(home: Path, dataset_version: int) -> dict[str, str]:
@@ -252,8 +253,8 @@ def bring_base(home: Path, run: int, champion: int) -> Any:
     (folder / "categories.json").write_bytes((home / "dataset" / "categories.json").read_bytes())
     version(StageRun(home, run))
     about = json.loads((home / "base" / "version.json").read_text())
-    assert (home / "base" / "model.onnx").read_text() == about.pop("source")
-    return about
+    assert (home / "base" / "model.onnx").read_text() == about["source"]
+    return {each: about[each] for each in ("version", "dataset_version")}
 
 
 @pytest.fixture
