@@ -140,7 +140,7 @@ def from_file(data: bytes, spec: InputSpec) -> Decoded:
 
 def _decoded(data: bytes, original: Image.Image, spec: InputSpec) -> Decoded:
     pixels = fit(original, spec)
-    same = original.size == (spec.width, spec.height) and np.array_equal(np.asarray(original), pixels)
+    same = _is_as_seen(original, spec)
     png = data if same and holds_pixels_alone(data, spec.mode, spec.width, spec.height) else None
     return Decoded(pixels, None if same else original, name_of(pixels), png)
 
@@ -182,12 +182,17 @@ def fit(image: Image.Image, spec: InputSpec) -> Pixels:
     light ink on dark paper, cropped to their ink, and centred as the data set's own bitmaps are.
     """
     converted = image if image.mode == spec.mode else image.convert(spec.mode)
-    if converted.size == (spec.width, spec.height) and not (spec.drawing and _light_background(converted)):
+    if _is_as_seen(converted, spec):
         return np.asarray(converted, dtype=np.uint8)
     if spec.drawing:
         return _as_drawing(converted, spec)
     fitted = ImageOps.fit(converted, (spec.width, spec.height), method=Image.Resampling.BOX)
     return np.asarray(fitted, dtype=np.uint8)
+
+
+def _is_as_seen(image: Image.Image, spec: InputSpec) -> bool:
+    is_of_size = (image.mode, image.size) == (spec.mode, (spec.width, spec.height))
+    return is_of_size and not (spec.drawing and _light_background(image))
 
 
 def name_of(pixels: Pixels) -> str:
