@@ -33,7 +33,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core import telemetry
-from core.settings import settings
 from serving import metrics, on_demand
 from serving.errors import BodyTooLarge, BodyTooSlow, NotReady, ServingError
 from serving.follower import Follower
@@ -212,16 +211,10 @@ def count_images(loaded: LoadedVersion, counted_as: str, images: int, seconds: f
 
 
 def tell(route: str, model: str, version: str, counted_as: str, status: int, seconds: float) -> None:
-    """A request is at its end: counts it, and has a line in the log for it when that is wanted."""
+    """A request was answered: counts it, and has a line in the log for it."""
     metrics.SCORED.labels(model, counted_as, str(status)).inc()
     telemetry.count_request("serving", "POST", route, status, seconds)
-    if has_line(status):
-        log.info("scored", model=model, version=version, status=status, milliseconds=round(seconds * 1000, 1))
-
-
-def has_line(status: int) -> bool:
-    """So many are answered, and a line takes longer than all else about an answer but the network itself."""
-    return status != 200 or settings().log_level == "debug"
+    log.info("scored", model=model, version=version, status=status, milliseconds=round(seconds * 1000, 1))
 
 
 async def _read(request: Request) -> bytes:

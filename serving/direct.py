@@ -28,7 +28,6 @@ from serving.app import (
     answered,
     count_images,
     failed,
-    has_line,
     refused,
     score,
     tell,
@@ -109,7 +108,7 @@ class _Asked:
         if status == 200:
             count_images(self._loaded, version, images, seconds)
         route = "/models/{name}/invocations" if self._plain.route[1] else "/invocations"
-        with self._named() if has_line(status) else nullcontext():
+        with self._named():
             tell(route, self._loaded.name, version, version, status, seconds)
 
     def _named(self) -> AbstractContextManager[None]:

@@ -138,7 +138,6 @@ def test_it_answers_as_the_application_does(
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr("serving.direct.count_images", lambda *given: taken.append(given[2]))
-    monkeypatch.setattr("serving.app.has_line", lambda _: True)
     loaded = server.versions.live("doodles")
     loaded.seconds_an_image = seconds_an_image
     with capture_logs() as lines:
@@ -157,7 +156,6 @@ def test_it_answers_as_the_application_does(
 
 def test_a_line_in_the_log_has_the_requests_id(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[object] = []
-    monkeypatch.setattr("serving.direct.has_line", lambda _: True)
     monkeypatch.setattr(
         "serving.direct.tell",
         lambda *_: bound.append(structlog.contextvars.get_contextvars().get("request_id")),
@@ -166,15 +164,6 @@ def test_a_line_in_the_log_has_the_requests_id(client: httpx.Client, monkeypatch
         asked(client, "/invocations", BODY, **{"X-Request-Id": request_id})
     wait_until(lambda: len(bound) == 3)  # told when the answer is on its way
     assert bound == ["first,second", None, "third"]
-
-
-def test_an_answered_request_has_no_line_in_the_log_and_a_refused_one_has(client: httpx.Client) -> None:
-    for more in ({}, {"TE": "trailers"}):
-        with capture_logs() as lines:
-            assert asked(client, "/invocations", BODY, **more).status == 200
-            assert asked(client, "/invocations", BODY[:-1], **more).status == 400
-            wait_until(lambda: lines)
-        assert [line["status"] for line in lines if line["event"] == "scored"] == [400]
 
 
 @pytest.mark.parametrize("seconds_an_image", [0.0, math.inf])
