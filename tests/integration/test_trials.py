@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sqlalchemy import create_engine
 
 import core.settings
-from api.upstream import ANSWER_ELSEWHERE_SECONDS, ANSWER_SECONDS
+from api.upstream import ANSWER_ELSEWHERE_SECONDS
 from core.registry import Registry
 from core.wake import announce
 from tests.support import tiny_model
@@ -363,8 +363,7 @@ def test_nobody_notices_that_one_of_two_model_servers_is_gone(deployed: Deployme
     if how == "frozen":
         deployed.servers[1].go_on()
     assert refused == []
-    assert max(took for _, took in answered) < ANSWER_SECONDS / 2
-    # Later on nobody meets it: pings find out whether it is back. Of those who ask half would, in turns.
-    later = [took for asked_at, took in answered if asked_at > gone_at + 2]
-    assert sum(took > ANSWER_ELSEWHERE_SECONDS for took in later) < len(later) / 10
+    assert max(took for _, took in answered) < ANSWER_ELSEWHERE_SECONDS + 1.5
+    # Later on nobody meets it: pings find out whether it is back.
+    assert max(took for asked_at, took in answered if asked_at > gone_at + 2) < ANSWER_ELSEWHERE_SECONDS
     assert len(answered) - late > 20
