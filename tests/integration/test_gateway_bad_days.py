@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ from api.upstream import RAW
 from core import web
 from core.database import Category, Correction, Prediction
 from core.images import name_of
-from tests.support import tiny_model
+from tests.support import tiny_model, waiting
 from tests.support.gateway import GatewayProcess, add_model, cache_version, environment
 from tests.support.http_server import http_client
 from tests.support.model_server import ModelServer
-from tests.support.waiting import wait_until
+
+wait_until = partial(waiting.wait_until, seconds=20)
 
 
 class Postgres:

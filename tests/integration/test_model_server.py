@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,10 +20,12 @@ import numpy as np
 import pytest
 
 from core.registry import Metric, ModelNotFound, Registry, VersionNotFound
+from tests.support import waiting
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ROOT, ModelServer, StockServer
 from tests.support.tiny_model import answer, graph, images
-from tests.support.waiting import wait_until
+
+wait_until = partial(waiting.wait_until, seconds=20)
 
 MODEL = "doodles"
 GOOD, BETTER, NOT_A_NUMBER, LIAR, ANOTHER = 1, 2, 3, 4, 5

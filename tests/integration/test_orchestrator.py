@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -44,9 +45,9 @@ from pipeline.imports import stage_pixels
 from pipeline.orchestrator import Orchestrator
 from pipeline.params import load
 from pipeline.workspace import create_home
+from tests.support import waiting
 from tests.support.kills import kill_at_tag
 from tests.support.mlflow_server import MlflowServer
-from tests.support.waiting import wait_until
 
 MODEL = "doodles"
 PARAMS: dict[str, Any] = {
@@ -57,6 +58,7 @@ PARAMS: dict[str, Any] = {
     "merge": {"min_images": 5},
 }
 SECONDS = 60.0
+wait_until = partial(waiting.wait_until, seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from pipeline.supervisor import (
     end_leftovers,
     single_instance,
 )
+from tests.support import waiting
 from tests.support.processes import free_port
-from tests.support.waiting import wait_until
 
 SECONDS = 30.0
+wait_until = partial(waiting.wait_until, seconds=SECONDS)
 WAIT = [sys.executable, "-c", "import time; time.sleep(600)"]
 # Starts a child in its own group, which ignores SIGTERM, then does as it does.
 STUBBORN = """

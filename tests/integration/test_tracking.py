@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline.tracking import NOTE, TrackedRun, Tracking
+from tests.support import waiting
 from tests.support.mlflow_server import MlflowServer
-from tests.support.waiting import wait_until
 
 SECONDS = 60.0
+wait_until = partial(waiting.wait_until, seconds=SECONDS)
 EPOCHS = list(range(1, 6))
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ import core.settings
 from api.upstream import ANSWER_ELSEWHERE_SECONDS
 from core.registry import Registry
 from core.wake import announce
-from tests.support import tiny_model
+from tests.support import tiny_model, waiting
 from tests.support.gateway import ROOT, GatewayProcess, add_model, environment
 from tests.support.mlflow_server import MlflowServer, mlflow_environment
 from tests.support.model_server import ModelServer
-from tests.support.waiting import wait_until
+
+wait_until = partial(waiting.wait_until, seconds=15)
 
 GOOD, BETTER, MOODY, NOT_A_NUMBER, SLOW = 1, 2, 3, 4, 5
 KINDS = ["good:1", "good:2", "moody:1", "nan:4", "slow:1"]
@@ -220,7 +222,7 @@ def test_a_canary_that_is_slow_goes_back_by_itself_and_the_ledger_says_why(deplo
         versions.update(found)
         return found
 
-    wait_until(lambda: bool(asked()) and deployed.trial()["outcome"] is not None, 60)
+    wait_until(lambda: bool(asked()) and deployed.trial()["outcome"] is not None, seconds=60)
     wait_until(lambda: asked() == {GOOD})  # this gateway's catalogue hears of the end a moment later
     assert versions == {GOOD, SLOW}
     assert deployed.trial()["outcome"] == "failed"

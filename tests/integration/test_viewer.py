@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from core.database import Model, Run, RunStatus, Stage, StageStatus, engine, ses
 from core.settings import settings
 from pipeline import runs
 from pipeline.stages import STAGES
+from tests.support import waiting
 from tests.support.processes import free_port, stop_group, wait_for_http
-from tests.support.waiting import wait_until
 from viewer import logs
 from viewer.app import create_app
 
 TIMEOUT_SECONDS = 15
+wait_until = partial(waiting.wait_until, seconds=TIMEOUT_SECONDS)
 
 
 @pytest.fixture

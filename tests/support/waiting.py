@@ -9,7 +9,7 @@ BETWEEN_LOOKS_SECONDS = 0.02
 
 
 def wait_until(
-    condition: Callable[[], object], seconds: float = 60, what: Callable[[], object] | str = "it"
+    condition: Callable[[], object], seconds: float = 10, what: Callable[[], object] | str = "it"
 ) -> float:
     """Seconds it took. what: what is waited for, or what to tell of the state when it does not come."""
     started = time.monotonic()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,10 @@ import pytest
 
 from core.storage import write_json
 from pipeline.processes import StageProcess, WarmStages
-from tests.support.waiting import wait_until
+from tests.support import waiting
 
 SECONDS = 30.0
+wait_until = partial(waiting.wait_until, seconds=SECONDS)
 # A stage's parent that dies without a word: it starts ingest, lets it work, and is killed.
 PARENT = """
 import os, signal, sys
