@@ -4,7 +4,8 @@
     response = await client.request("POST", "/invocations", seconds=1, content=pixels, headers={"Accept": RAW})
 
 One question at a time on each connection; httptools reads the answers. No redirects, cookies, proxies or compression.
-A question to our own server cost aiohttp 0.33 ms of the processor and costs this 0.08 (docs/performance.md).
+A question to a server that does nothing took aiohttp 0.33 ms of the processor and takes this 0.08:
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Lost(Unavailable):
-    """No connection came about."""
+    """No connection came about, or it broke off."""
 
 
 class BrokenOff(Lost):
@@ -129,10 +130,7 @@ class HttpClient:
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
-        except (
-            OSError,
-            UnicodeError,
-        ) as exc:  # TimeoutError among them, and names that no name server is asked
+        except (OSError, UnicodeError) as exc:  # UnicodeError: a name that cannot be one
             raise Lost(f"the model server at {self._url} does not answer; try again in a moment") from exc
         return connection
 

@@ -367,6 +367,6 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
 
 
 def _method_and_type(method: str, operation: dict[str, Any]) -> str:
-    """ "POST with application/json"."""
+    """For one, `POST with application/json`."""
     types = " or ".join(operation.get("requestBody", {}).get("content", {}))
     return f"{method} with {types}" if types else method

@@ -39,6 +39,8 @@ RANKS = {"generated": 0, "import": 1, "sample": 2, "correction": 2, "review": 3}
 PERSON, REVIEWER = 2, 3
 REAL = ("import", "correction", "review")  # sources that may enter the holdout, or be a copy of one that did
 
+CONFLICT = "conflict: another correction gave this image another label"  # a correction's reason
+
 
 @dataclass(frozen=True)
 class Row:
@@ -100,7 +102,7 @@ class Decisions:
 
     def conflict(self, row: Row) -> None:
         self.conflicts.append(row)
-        self._settle(row, "quarantined", "conflict: another correction gave this image another label")
+        self._settle(row, "quarantined", CONFLICT)
 
     def _settle(self, row: Row, outcome: str, reason: str | None) -> None:
         if row.correction_id is not None:
@@ -556,7 +558,7 @@ def _set_aside(home: Path, row: Row, new: Converted) -> dict[str, str | None]:
         "correction_id": row.correction_id,
         "import_id": None,
         "sha256": row.sha256,
-        "reason": "conflict: another correction gave this image another label",
+        "reason": CONFLICT,
     }
 
 
